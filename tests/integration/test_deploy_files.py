@@ -1,0 +1,252 @@
+"""The files that compose mounts, run for real: database roles, broker rights, the proxy before fake services."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import aiohttp
+import asyncpg
+import pytest
+from aiohttp import web
+from aiormq.exceptions import ChannelAccessRefused
+from yarl import URL
+
+from deploy import processes
+from deploy.postgres import PrivatePostgres, find_binaries
+from deploy.rabbitmq import PrivateRabbit
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SERVICES = ("identity", "ledger", "reporting")
+
+
+@pytest.fixture(scope="module")
+def compose_postgres(server_dir: Path) -> AsyncIterator[PrivatePostgres]:
+    with PrivatePostgres(server_dir / "compose", settings={"fsync": "off"}) as server:
+        environment = {
+            "PATH": f"{find_binaries()}:{os.environ['PATH']}",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "PGPASSWORD": (server.home / "password").read_text(),
+            **{f"{service.upper()}_DB_PASSWORD": f"{service}'s" for service in SERVICES},
+        }
+        subprocess.run(["sh", DEPLOY / "postgres/init.sh"], env=environment, check=True)
+        yield server
+
+
+def dsn(server: PrivatePostgres, user: str, database: str) -> str:
+    return str(URL(server.dsn(database)).with_user(user).with_password(f"{user}'s"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_each_service_owns_its_database_and_reaches_no_other(
+    compose_postgres: PrivatePostgres, service: str
+) -> None:
+    connection = await asyncpg.connect(dsn(compose_postgres, service, service))
+    try:
+        await connection.execute("create table posting (id int); insert into posting values (1)")
+        await connection.execute(f"grant select on posting to {service}_app; set role {service}_app")
+        assert await connection.fetchval("select id from posting") == 1
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("delete from posting")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("create table other (id int)")
+        for other in set(SERVICES) - {service}:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(f"set role {other}_app")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await asyncpg.connect(dsn(compose_postgres, service, other))
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def broker(rabbit: PrivateRabbit, tmp_path: Path) -> Any:
+    """Addresses of the services' users, made by the script that compose mounts."""
+    passwords = {f"{service.upper()}_AMQP_PASSWORD": f"{service}-secret" for service in SERVICES}
+    script = ["sh", DEPLOY / "rabbitmq/start.sh", "true"]
+    file = tmp_path / "definitions.json"
+    subprocess.run(script, env={"PATH": os.environ["PATH"], "DEFINITIONS": str(file), **passwords}, check=True)
+    assert file.stat().st_mode & 0o077 == 0
+    rabbit.evaluate(f'{{ok, File}} = file:read_file("{file}"), ok = rabbit_definitions:import_raw(File).')
+    yield lambda user: f"amqp://{user}:{user}-secret@127.0.0.1:{rabbit.port}/billing"
+    rabbit.drop_vhost("billing")
+
+
+async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
+    allowed = {"ledger": "ledger.emr.v1", "reporting": "reporting.events.v1"}
+    for user, name in allowed.items():
+        async with await aio_pika.connect(broker(user)) as connection, await connection.channel() as channel:
+            events = await channel.declare_exchange("billing.events", "topic", durable=True)
+            await channel.declare_queue(f"{name}.dead", durable=True, arguments={"x-queue-type": "quorum"})
+            queue = await channel.declare_queue(
+                name,
+                durable=True,
+                arguments={
+                    "x-queue-type": "quorum",
+                    "x-dead-letter-exchange": "",
+                    "x-dead-letter-routing-key": f"{name}.dead",
+                    "x-dead-letter-strategy": "at-least-once",
+                    "x-overflow": "reject-publish",
+                },
+            )
+            await queue.bind(events, "#")
+    async with await aio_pika.connect(broker("identity")) as connection, await connection.channel() as channel:
+        events = await channel.declare_exchange("billing.events", "topic", durable=True)
+        await events.publish(aio_pika.Message(b"{}"), "identity.user_changed.v1")
+    async with await aio_pika.connect(broker("ledger")) as connection, await connection.channel() as channel:
+        feed = await channel.declare_exchange("emr.feed", "topic", durable=True)
+        own = await channel.declare_queue(allowed["ledger"], passive=True)
+        await own.bind(feed, "emr.#")
+
+    for user, queue_name in (
+        ("identity", "ledger.emr.v1"),
+        ("identity", "identity.events.v1"),
+        ("ledger", "reporting.events.v1"),
+        ("reporting", "ledger.emr.v1"),
+    ):
+        async with await aio_pika.connect(broker(user)) as connection:
+            channel = await connection.channel()
+            with pytest.raises(ChannelAccessRefused):
+                await (await channel.get_queue(queue_name, ensure=False)).consume(print)
+    async with await aio_pika.connect(broker("reporting")) as connection:
+        channel = await connection.channel()
+        events = await channel.get_exchange("billing.events", ensure=False)
+        with pytest.raises(ChannelAccessRefused):
+            await events.publish(aio_pika.Message(b"{}"), "ledger.payment_posted.v1")
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    if request.path == "/v1/stream":
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"data: first\n\n")
+        await asyncio.sleep(3600)
+    seen = {
+        "service": request.app[NAME],
+        "path": request.raw_path,
+        "received": len(await request.read()),
+        "forwarded_for": request.headers["X-Forwarded-For"],
+        "request_id": request.headers["X-Request-ID"],
+    }
+    return web.json_response(seen)
+
+
+NAME = web.AppKey("name", str)
+
+
+@pytest.fixture
+async def proxy(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """Nginx with the configuration of compose, in front of three servers that say what they got; reporting is away
+    after `stop`."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("needs nginx")
+    text = (DEPLOY / "proxy/nginx.conf").read_text().replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    runners = []
+    for name, upstream in (
+        ("identity", "identity:8081"),
+        ("ledger", "ledger-api:8082"),
+        ("reporting", "reporting-api:8083"),
+    ):
+        app = web.Application(client_max_size=1 << 30)
+        app[NAME] = name
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        port = processes.free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        runners.append(runner)
+        text = text.replace(upstream, f"127.0.0.1:{port}")
+    port = processes.free_port()
+    (tmp_path / "nginx.conf").write_text(text.replace("listen 8080;", f"listen 127.0.0.1:{port};"))
+    process = processes.spawn(
+        [nginx, "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"], log=tmp_path / "log", death=signal.SIGTERM
+    )
+    try:
+        await asyncio.to_thread(processes.wait_until, lambda: processes.accepts(port), 10)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            yield session
+    finally:
+        processes.end(process, signal.SIGTERM, seconds=5)
+        for runner in runners:
+            await runner.cleanup()
+
+
+async def test_the_proxy_takes_the_prefix_off_and_leaves_the_rest_alone(proxy: aiohttp.ClientSession) -> None:
+    for service in SERVICES:
+        async with proxy.get(f"/{service}/v1/me?limit=1") as response:
+            seen = await response.json()
+            assert (seen["service"], seen["path"]) == (service, "/v1/me?limit=1")
+            assert len(seen["request_id"]) == 32
+    async with proxy.get(
+        URL("/ledger/v1/batches/a%2Fb%20c", encoded=True), headers={"X-Forwarded-For": "9.9.9.9"}
+    ) as response:
+        seen = await response.json()
+        assert (seen["path"], seen["forwarded_for"]) == ("/v1/batches/a%2Fb%20c", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/identity/metrics",
+        "/ledger/%6Detrics",
+        "/ledger//metrics",
+        "/ledger/./metrics",
+        "/reporting/v1/../metrics?x=1",
+        "/reporting/%2e%2e/ledger/metrics",
+        "/elsewhere",
+    ],
+)
+async def test_metrics_are_closed_however_they_are_spelt(proxy: aiohttp.ClientSession, path: str) -> None:
+    # Sent by hand: clients tidy up such paths before they send them.
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy._base_url.port)  # type: ignore[union-attr]
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    reply = await reader.read()
+    writer.close()
+    assert reply.startswith(b"HTTP/1.1 404 ")
+    assert b"application/problem+json" in reply
+
+
+async def test_bodies_are_bounded_and_only_feeds_may_be_long(proxy: aiohttp.ClientSession) -> None:
+    body = bytes(3 << 20)
+    for path in ("/ledger/v1/feeds/x12", "/ledger/v1/payments/bulk"):
+        async with proxy.post(path, data=io.BytesIO(body)) as response:
+            assert (await response.json())["received"] == len(body)
+    for path in ("/identity/v1/token", "/ledger/v1/payments", "/ledger/v1/payments/bulk/x", "/reporting/v1/x"):
+        async with proxy.post(path, data=io.BytesIO(body)) as response:
+            assert response.status == 413
+            assert (await response.json(content_type="application/problem+json"))["code"] == "too_large"
+
+
+async def test_events_pass_at_once(proxy: aiohttp.ClientSession) -> None:
+    async with proxy.get("/reporting/v1/stream") as response:
+        async with asyncio.timeout(5):
+            assert await response.content.readline() == b"data: first\n"
+
+
+async def test_a_service_that_is_away_is_503(proxy: aiohttp.ClientSession, tmp_path: Path) -> None:
+    configuration = tmp_path / "nginx.conf"
+    text = configuration.read_text()
+    away = text.replace(
+        "proxy_pass http://$identity$rest;", f"proxy_pass http://127.0.0.1:{processes.free_port()}$rest;"
+    )
+    configuration.write_text(away)
+    os.kill(int((tmp_path / "nginx.pid").read_text()), 1)
+    async with asyncio.timeout(10):
+        while True:
+            async with proxy.get("/identity/v1/me") as response:
+                if response.status == 503:
+                    assert response.headers["Retry-After"] == "5"
+                    assert (await response.json(content_type="application/problem+json"))["code"] == "unavailable"
+                    return
+            await asyncio.sleep(0.05)
