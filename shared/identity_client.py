@@ -1,0 +1,85 @@
+"""How a service calls identity: its public keys, its event log, and a token of the services' own client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from shared.errors import Unavailable
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+
+
+class ServiceClient:
+    """JSON over HTTP to one service, with an internal client's token where one is needed.
+
+    Raises `Unavailable` for anything but a 2xx: the callers are background work and readiness checks."""
+
+    def __init__(self, base_url: str, tokens: InternalTokens | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._tokens = tokens
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {await self._tokens.get()}"} if self._tokens else {}
+        return await self._send("GET", path, params=params, headers=headers)
+
+    async def post_form(self, path: str, form: Mapping[str, str]) -> Any:
+        return await self._send("POST", path, data=form)
+
+    async def _send(self, method: str, path: str, **arguments: Any) -> Any:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+        try:
+            async with self._session.request(method, self._base_url + path, **arguments) as response:
+                if response.status == 401 and self._tokens:
+                    self._tokens.drop()
+                if response.status // 100 != 2:
+                    raise Unavailable(f"{method} {path} answered {response.status}")
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            raise Unavailable(f"{method} {path} could not be reached") from None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+class InternalTokens:
+    """The access token of the client `internal`, renewed shortly before it ends."""
+
+    def __init__(self, identity_url: str, secret: str) -> None:
+        self._identity = ServiceClient(identity_url)
+        self._secret = secret
+        self._token = ""
+        self._renew_at = 0.0
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> str:
+        async with self._lock:
+            if time.monotonic() >= self._renew_at:
+                form = {"grant_type": "client_credentials", "client_id": "internal", "client_secret": self._secret}
+                answer = await self._identity.post_form("/v1/token", form)
+                self._token = answer["access_token"]
+                self._renew_at = time.monotonic() + answer["expires_in"] * 0.8
+            return self._token
+
+    def drop(self) -> None:
+        self._renew_at = 0.0
+
+    async def close(self) -> None:
+        await self._identity.close()
+
+
+def key_fetcher(identity: ServiceClient) -> Any:
+    """The `fetch` of a `KeyCache`."""
+
+    async def fetch() -> Mapping[str, Any]:
+        keys: Mapping[str, Any] = await identity.get("/.well-known/jwks.json")
+        return keys
+
+    return fetch

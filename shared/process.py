@@ -1,0 +1,81 @@
+"""What the background processes share: a bus where none is given, a health port, jobs that stop together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from shared.amqp import AmqpBus
+from shared.bus import Bus
+from shared.config import Config
+from shared.errors import Unavailable
+from shared.outbox import Relay
+from shared.web.app import ReadyCheck
+from shared.web.serve import health_app, run_all, serve
+
+_BLIND_SECONDS = 30
+
+
+@asynccontextmanager
+async def bus_of(config: Config, given: Bus | None = None) -> AsyncIterator[Bus]:
+    """The bus that was handed in (embedded run, tests), or RabbitMQ by `AMQP_URL` for as long as it is needed."""
+    if given is not None:
+        yield given
+        return
+    own = AmqpBus(config.required("amqp_url"))
+    try:
+        yield own
+    finally:
+        await own.close()
+
+
+async def run_background(
+    config: Config,
+    stop: asyncio.Event,
+    *jobs: Coroutine[Any, Any, None],
+    checks: Mapping[str, ReadyCheck],
+    registry: CollectorRegistry | None = None,
+) -> None:
+    """Run jobs until `stop`, with `/livez`, `/readyz` and `/metrics` on `HEALTH_PORT` when it is set."""
+    if config.health_port:
+        app = health_app(checks, registry or CollectorRegistry())
+        jobs = (*jobs, serve(app, config.host, config.health_port, stop))
+    await run_all(stop, *jobs)
+
+
+def bus_check(bus: Bus) -> ReadyCheck:
+    """Ready while the bus can do what it was asked to."""
+
+    async def check() -> None:
+        if not bus.connected:
+            raise Unavailable("The bus is not connected")
+
+    return check
+
+
+def relay_check(relay: Relay) -> ReadyCheck:
+    """Ready on standby, and as the leader while the outbox is being read."""
+
+    async def check() -> None:
+        seen = relay.status.polled_at
+        if relay.status.leader and (seen is None or (datetime.now(UTC) - seen).total_seconds() > _BLIND_SECONDS):
+            raise Unavailable("The outbox has not been read for half a minute")
+
+    return check
+
+
+def relay_registry(relay: Relay) -> CollectorRegistry:
+    """Metrics of a relay."""
+    registry = CollectorRegistry()
+    lag = Gauge("outbox_lag_seconds", "Age of the oldest event not yet published", registry=registry)
+    lag.set_function(relay.status.lag_seconds)
+    leader = Gauge("outbox_leader", "1 while this relay leads", registry=registry)
+    leader.set_function(lambda: float(relay.status.leader))
+    published = Gauge("outbox_published_total", "Events published since the start", registry=registry)
+    published.set_function(lambda: float(relay.status.published))
+    return registry

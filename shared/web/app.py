@@ -1,0 +1,259 @@
+"""Builds a service's application: routes from endpoints, and one middleware that identifies, guards, parses,
+measures, logs and turns every failure into problem+json."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from shared.access.principal import Principal
+from shared.access.tokens import TokenVerifier
+from shared.errors import (
+    BadRequest,
+    Forbidden,
+    Invalid,
+    PayloadTooLarge,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from shared.web.bodies import parse_body, parse_query
+from shared.web.endpoint import Call, Endpoint, json_response
+from shared.web.openapi import docs_page, openapi_document
+
+MAX_JSON_BYTES = 1 << 20
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,100}\Z")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+}
+log = structlog.get_logger("http")
+
+ReadyCheck = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """What `create_app` needs of a service."""
+
+    name: str
+    title: str
+    endpoints: Sequence[Endpoint]
+    verifier: TokenVerifier
+    ready: dict[str, ReadyCheck] = field(default_factory=dict)
+    """Named checks of `/readyz`; a check fails by raising."""
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+
+def create_app(parts: AppParts) -> web.Application:
+    """The application with every declared endpoint, `/livez`, `/readyz`, `/metrics`, `/openapi.json` and `/docs`."""
+    app = web.Application(client_max_size=MAX_JSON_BYTES, middlewares=[_Middleware(parts).handle])
+    app.on_response_prepare.append(_add_headers)
+    for endpoint in parts.endpoints:
+        app.router.add_route(endpoint.method, endpoint.path, _runner(endpoint, parts.verifier))
+    document = openapi_document(parts.name, parts.title, parts.endpoints)
+
+    async def livez(_: web.Request) -> web.Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        failed = await failed_checks(parts.ready)
+        return json_response({"status": "unavailable" if failed else "ok", "failed": failed}, 503 if failed else 200)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(parts.registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def openapi(_: web.Request) -> web.Response:
+        return json_response(document)
+
+    async def docs(_: web.Request) -> web.Response:
+        return docs_page(document)
+
+    for path, handler in (
+        ("/livez", livez),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/openapi.json", openapi),
+        ("/docs", docs),
+    ):
+        app.router.add_get(path, handler)
+    return app
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """On every answer, also one that is streamed and has left before its handler ends."""
+    response.headers["X-Request-Id"] = structlog.contextvars.get_contextvars()["request_id"]
+    for name, value in _SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+async def failed_checks(checks: dict[str, ReadyCheck]) -> list[str]:
+    """Names of the checks that failed; the reasons are logged, not shown."""
+    failed = []
+    for name, check in checks.items():
+        try:
+            await check()
+        except Exception:
+            log.warning("not_ready", check=name, exc_info=True)
+            failed.append(name)
+    return failed
+
+
+def _runner(endpoint: Endpoint, verifier: TokenVerifier) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def run(request: web.Request) -> web.StreamResponse:
+        principal = None if endpoint.guard.public else await authenticate(request, verifier)
+        if principal is not None and not endpoint.guard.admits(principal):
+            raise Forbidden()
+        query = parse_query(endpoint.query, request.query)
+        body, digest = None, b""
+        if endpoint.body is not None:
+            _require_type(request, ("application/json",))
+            body, digest = parse_body(endpoint.body, await request.read())
+        elif endpoint.raw_types:
+            _require_type(request, endpoint.raw_types)
+        request_id = structlog.contextvars.get_contextvars()["request_id"]
+        return await endpoint.handler(Call(request, endpoint, principal, body, digest, query, request_id))
+
+    return run
+
+
+async def authenticate(request: web.Request, verifier: TokenVerifier) -> Principal:
+    """The caller of a request, by its `Authorization: Bearer` header only."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token or len(request.headers.getall("Authorization")) != 1:
+        raise Unauthenticated(headers={"WWW-Authenticate": "Bearer"})
+    principal = await verifier.verify(token)
+    structlog.contextvars.bind_contextvars(subject=str(principal.subject))
+    return principal
+
+
+def _require_type(request: web.Request, accepted: Sequence[str]) -> None:
+    if request.content_type.lower() not in accepted or (request.charset or "utf-8").lower().replace("_", "-") not in (
+        "utf-8",
+        "utf8",
+    ):
+        raise UnsupportedMediaType("Send " + " or ".join(accepted) + " in UTF-8")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Compressed bodies are not accepted")
+
+
+class _Middleware:
+    def __init__(self, parts: AppParts) -> None:
+        self._seconds = Histogram(
+            "http_request_seconds",
+            "Time to answer, by route template",
+            ["method", "route", "status"],
+            registry=parts.registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+        self._errors = Counter(
+            "http_unhandled_errors", "Requests that ended in an unexpected exception", registry=parts.registry
+        )
+        self._name = parts.name
+
+    @property
+    def handle(self) -> Callable[..., Awaitable[web.StreamResponse]]:
+        @web.middleware
+        async def handle(
+            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        ) -> web.StreamResponse:
+            started = time.perf_counter()
+            request_id = _given_id(request, "X-Request-Id") or str(uuid4())
+            correlation_id = _given_id(request, "X-Correlation-Id") or request_id
+            structlog.contextvars.clear_contextvars()
+            structlog.contextvars.bind_contextvars(
+                service=self._name, request_id=request_id, correlation_id=correlation_id
+            )
+            try:
+                response = await handler(request)
+            except Exception as error:
+                response = self._problem(request, error, request_id)
+            resource = request.match_info.route.resource
+            route = resource.canonical if resource else "(none)"
+            seconds = time.perf_counter() - started
+            self._seconds.labels(request.method if resource else "OTHER", route, response.status).observe(seconds)
+            if route not in ("/livez", "/readyz", "/metrics"):
+                log.info(
+                    "request", method=request.method, route=route, status=response.status, ms=round(seconds * 1000, 2)
+                )
+            return response
+
+        return handle
+
+    def _problem(self, request: web.Request, error: Exception, request_id: str) -> web.StreamResponse:
+        problem = _as_problem(error)
+        if problem is None:
+            self._errors.inc()
+            log.error("unhandled_error", exc_info=error)
+            problem = Problem("The request could not be completed; nothing is known to have been stored")
+        return problem_response(problem, request_id)
+
+
+def problem_response(problem: Problem, request_id: str) -> web.Response:
+    response = json_response(problem_document(problem, request_id), problem.status, problem.headers)
+    response.content_type = "application/problem+json"
+    return response
+
+
+def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
+    """RFC 9457. `errors` names fields and rules and never repeats what was sent."""
+    return {
+        "type": f"urn:billing:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        "request_id": request_id,
+        "errors": [{"field": e.field, "code": e.code, "message": e.message} for e in problem.errors],
+    }
+
+
+def _given_id(request: web.Request, name: str) -> str | None:
+    value = request.headers.get(name)
+    return value if value and _REQUEST_ID.match(value) else None
+
+
+_BY_STATUS: dict[int, type[Problem]] = {
+    400: BadRequest,
+    403: Forbidden,
+    413: PayloadTooLarge,
+    415: UnsupportedMediaType,
+    422: Invalid,
+}
+
+
+def _as_problem(error: Exception) -> Problem | None:
+    """A known failure as a problem; None for what nobody expected."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, web.HTTPException):
+        problem = (
+            _BY_STATUS[error.status]()
+            if error.status in _BY_STATUS
+            else Problem(error.reason or "", code=_slug(error.reason))
+        )
+        problem.status, problem.title = error.status, error.reason or "Error"
+        if error.status == 405:
+            problem.headers = {"Allow": error.headers.get("Allow", "")}
+        return problem
+    if isinstance(error, TimeoutError | ConnectionError | OSError):
+        return Unavailable()
+    return None
+
+
+def _slug(reason: str | None) -> str:
+    return re.sub(r"[^a-z]+", "_", (reason or "error").lower()).strip("_")

@@ -1,0 +1,106 @@
+"""An endpoint is data: method, path, guard, models, handler. The router, the guard, the OpenAPI document and the
+test of the access matrix all read the same list, so that no route can be left unguarded or undocumented."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from shared.access.principal import Guard, Principal
+from shared.errors import Invalid, NotFound
+from shared.fields import Id, Query
+
+Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
+
+_ID: TypeAdapter[Any] = TypeAdapter(Id)
+
+
+class NoQuery(Query):
+    """The query of an endpoint that takes none: any parameter is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route. `body` is parsed as strict JSON; `raw_types` names the media types of a body that the handler
+    reads itself. `answer` is the model of the 2xx answer, for the OpenAPI document."""
+
+    method: str
+    path: str
+    handler: Handler
+    guard: Guard
+    summary: str
+    body: type[BaseModel] | None = None
+    query: type[Query] = NoQuery
+    raw_types: tuple[str, ...] = ()
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    idempotent: bool = False
+    """True: takes `Idempotency-Key`, because it moves money."""
+    answer_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request after authentication, guard and parsing: all that a handler needs."""
+
+    request: web.Request
+    endpoint: Endpoint
+    caller: Principal | None
+    body: Any
+    body_hash: bytes
+    query: Any
+    request_id: str
+
+    @property
+    def principal(self) -> Principal:
+        """The verified caller; only public endpoints have none."""
+        if self.caller is None:
+            raise RuntimeError("a public endpoint has no principal")
+        return self.caller
+
+    @property
+    def app(self) -> web.Application:
+        return self.request.app
+
+    @property
+    def correlation_id(self) -> str:
+        """The id that follows what this request causes, through the broker to the reports."""
+        found: str = structlog.contextvars.get_contextvars().get("correlation_id", self.request_id)
+        return found
+
+    def path_id(self, name: str = "id") -> Any:
+        """An id in the path; what is not an id is simply absent (404)."""
+        try:
+            return _ID.validate_python(self.request.match_info[name])
+        except ValidationError:
+            raise NotFound() from None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The `Idempotency-Key` header: 1..200 visible ASCII characters, required (422)."""
+        keys = self.request.headers.getall("Idempotency-Key", [])
+        if len(keys) != 1 or not 1 <= len(keys[0]) <= 200 or not all("!" <= c <= "~" for c in keys[0]):
+            raise Invalid.field(
+                "Idempotency-Key", "idempotency_key", "One header of 1 to 200 visible ASCII characters is required"
+            )
+        return keys[0]
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer; `value` may hold dataclasses, ids (the driver's too), dates and datetimes (as RFC 3339 UTC)."""
+    body = value if isinstance(value, bytes) else orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+def _plain(value: Any) -> str:
+    # asyncpg's ids are a subclass of UUID, which orjson does not take for one.
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,139 @@
+"""The OpenAPI 3.1 document of a service, generated from its endpoints; and a page that shows it without scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from shared.access.principal import Guard
+from shared.web.endpoint import Endpoint
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail", "request_id", "errors"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in ("field", "code", "message")},
+            },
+        },
+    },
+}
+
+
+def openapi_document(name: str, title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """A valid OpenAPI 3.1 document: every endpoint with its guard, models and errors."""
+    models: list[type[BaseModel]] = list({m: None for e in endpoints for m in (e.body, e.answer) if m is not None})
+    refs, schemas = models_json_schema([(m, "validation") for m in models], ref_template="#/components/schemas/{model}")
+    by_model: dict[Any, Any] = {model: ref for (model, _), ref in refs.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_model)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1"},
+        "servers": [{"url": f"/{name}"}, {"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": {**schemas.get("$defs", {}), "Problem": _PROBLEM},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _operation(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    answer = refs[endpoint.answer] if endpoint.answer else {}
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": re.sub(r"[^a-z0-9]+", "_", f"{endpoint.method} {endpoint.path}".lower()).strip("_"),
+        "description": guard_text(endpoint.guard),
+        "parameters": [*_path_parameters(endpoint.path), *_query_parameters(endpoint), *_headers(endpoint)],
+        "responses": {
+            str(endpoint.status): {"description": "Done", "content": {endpoint.answer_type: {"schema": answer}}},
+            "default": {
+                "description": "A problem",
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            },
+        },
+    }
+    if not endpoint.guard.public:
+        operation["security"] = [{"token": []}]
+    if endpoint.body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[endpoint.body]}}}
+    elif endpoint.raw_types:
+        operation["requestBody"] = {"required": True, "content": {name: {"schema": {}} for name in endpoint.raw_types}}
+    return operation
+
+
+def guard_text(guard: Guard) -> str:
+    """Who may call, in words."""
+    if guard.public:
+        return "Anyone."
+    if guard.authenticated:
+        return "Anyone signed in."
+    allowed = [f"`{level}` in `{area}`" for area, level in guard.any_of]
+    allowed += [
+        who
+        for who, yes in (
+            ("any member of the company", guard.member),
+            ("the operator", guard.operator),
+            ("an EMR client", guard.emr),
+            ("an internal client", guard.internal),
+        )
+        if yes
+    ]
+    return "Allowed to: " + ", or ".join(allowed) + "."
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)", path)
+    ]
+
+
+def _query_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    schema = endpoint.query.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": value}
+        for name, value in schema.get("properties", {}).items()
+    ]
+
+
+def _headers(endpoint: Endpoint) -> list[dict[str, Any]]:
+    if not endpoint.idempotent:
+        return []
+    schema = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"}
+    return [{"name": "Idempotency-Key", "in": "header", "required": True, "schema": schema}]
+
+
+def docs_page(document: Mapping[str, Any]) -> web.Response:
+    """A plain list of the operations; the full document is one link away."""
+    rows = "".join(
+        f"<tr><td>{escape(method.upper())}</td><td><code>{escape(path)}</code></td>"
+        f"<td>{escape(operation['summary'])}</td><td>{escape(operation['description'])}</td></tr>"
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    )
+    title = escape(document["info"]["title"])
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"
+        f"<p><a href=openapi.json>OpenAPI 3.1 document</a></p>"
+        f"<table><thead><tr><th>Method<th>Path<th>What<th>Who</tr></thead><tbody>{rows}</tbody></table></html>"
+    )
+    return web.Response(text=page, content_type="text/html")
