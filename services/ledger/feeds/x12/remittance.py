@@ -1,0 +1,78 @@
+"""835 remittances out of a stream of bytes, in constant memory.
+
+What is wrong with a transaction may be known only at its SE, or at the GE and IEA after it, so a file is read twice:
+`survey` says what each transaction came to and whether it may post, `claims` then yields what is to be posted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
+from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, ProviderAdjustment, Transaction
+from services.ledger.feeds.x12.reader import X12Unreadable, segments
+from services.ledger.feeds.x12.transaction import Remittance
+
+_CONTROL = frozenset(("ISA", "GS", "ST", "SE", "GE", "IEA"))
+
+
+def read(chunks: Iterable[bytes]) -> Iterator[Event]:
+    """Everything in the file, in its order: per 835 its Header, its Claims and ProviderAdjustments, its Transaction.
+
+    An EnvelopeFault follows the transactions it concerns. X12Unreadable may come at any time until the end, so
+    nothing may be kept of a file that was not read to its end once.
+    """
+    envelope = EnvelopeTracker()
+    component = ""
+    set_id: str | None = None
+    remittance: Remittance | None = None
+    for segment in segments(chunks):
+        name = segment[0]
+        if name not in _CONTROL:
+            if remittance is not None:
+                yield from remittance.take(segment)
+            else:
+                envelope.stray(name)
+        elif name == "ST":
+            set_id = fields(segment, 1)[0].strip()
+            surroundings, problems = envelope.st(set_id)
+            if set_id == "835":
+                remittance = Remittance(envelope.ordinal, surroundings, segment, component, problems)
+        elif name == "SE":
+            if envelope.se():
+                yield from remittance.end(segment) if remittance else (Transaction(envelope.ordinal, set_id or ""),)
+            remittance = set_id = None
+        elif name == "ISA":
+            envelope.isa(segment)
+            component = segment[16]
+        elif name == "GS":
+            envelope.gs(segment)
+        elif fault := envelope.ge(segment) if name == "GE" else envelope.iea(segment):
+            yield fault
+    if not envelope.ordinal and not envelope.acknowledges:
+        raise X12Unreadable("There is no transaction in the file")
+
+
+def survey(chunks: Iterable[bytes]) -> tuple[Transaction, ...]:
+    """Every transaction of the file, in order, with all its faults; X12Unreadable when the file may not be used."""
+    found: list[Transaction] = []
+    for event in read(chunks):
+        if isinstance(event, Transaction):
+            found.append(event)
+        elif isinstance(event, EnvelopeFault):
+            for i in range(event.first - 1, event.last):
+                found[i] = found[i].blamed(event.problems)
+    return tuple(found)
+
+
+def claims(chunks: Iterable[bytes], ordinal: int) -> Iterator[Claim | ProviderAdjustment]:
+    """What one transaction of a surveyed file is to post; reads no further than its SE."""
+    wanted = False
+    for event in read(chunks):
+        if isinstance(event, Header):
+            wanted = event.ordinal == ordinal
+        elif isinstance(event, Transaction):
+            if event.ordinal >= ordinal:
+                return
+        elif wanted and not isinstance(event, EnvelopeFault):
+            yield event
