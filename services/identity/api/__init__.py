@@ -1,0 +1,18 @@
+"""HTTP of identity: one module by subject, joined here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.identity.api import clients, companies, me, records, roles, tokens, users
+from shared.web import Endpoint
+
+ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *tokens.ENDPOINTS,
+    *me.ENDPOINTS,
+    *companies.ENDPOINTS,
+    *users.ENDPOINTS,
+    *roles.ENDPOINTS,
+    *clients.ENDPOINTS,
+    *records.ENDPOINTS,
+)

@@ -1,0 +1,192 @@
+"""What callers get: documents made from the domain's objects, so that nothing else of them is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Document(BaseModel):
+    """Base of answers."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class CompanyDocument(Document):
+    id: UUID
+    code: str
+    name: str
+    service_type: str
+    time_zone: str
+    close_policy: str
+    npis: tuple[str, ...]
+    active: bool
+    version: int
+
+
+class LocationDocument(Document):
+    id: UUID
+    company_id: UUID
+    code: str
+    name: str
+    emr_location_id: str | None
+    active: bool
+    version: int
+
+
+class UserDocument(Document):
+    id: UUID
+    user_name: str
+    first_name: str
+    last_name: str
+    email: str
+    user_type: str
+    role: str
+    affiliation: str
+    company_ids: tuple[UUID, ...]
+    default_company_id: UUID | None
+    emr_location_ids: tuple[UUID, ...]
+    active: bool
+    version: int
+
+
+class ClientDocument(Document):
+    id: UUID
+    client_id: str
+    name: str
+    kind: str
+    company_ids: tuple[UUID, ...]
+    sources: tuple[str, ...]
+    active: bool
+
+
+class NewClientDocument(ClientDocument):
+    """With the secret, which is shown this once."""
+
+    client_secret: str
+
+
+class GrantDocument(Document):
+    level: str
+    scope: str | None
+    basis: str
+
+
+class RoleDocument(Document):
+    key: str
+    label: str
+    service_types: tuple[str, ...]
+    user_type: str | None
+    assignable_roles: tuple[str, ...]
+    areas: Mapping[str, GrantDocument]
+
+
+class CodeName(Document):
+    """Enough of a company or location to show it."""
+
+    id: UUID
+    code: str
+    name: str
+
+
+class MenuEntry(Document):
+    menu: str
+    label: str
+    area: str
+
+
+class MeDocument(Document):
+    id: UUID
+    user_name: str
+    first_name: str | None
+    last_name: str | None
+    email: str | None
+    user_type: str
+    affiliation: str
+    role: str
+    role_label: str
+    companies: tuple[CodeName, ...]
+    company_id: UUID | None
+    default_company_id: UUID | None
+    emr_locations: Literal["*"] | tuple[CodeName, ...]
+    permissions: Mapping[str, GrantDocument]
+    menu: tuple[MenuEntry, ...]
+
+
+class AccessLine(Document):
+    area: str
+    level: str
+    scope: str | None
+    rule: str
+
+
+class AccessDifference(Document):
+    area: str
+    level: str
+    scope: str | None
+    new_level: str
+    new_scope: str | None
+    rule: str
+
+
+class AccessPreview(Document):
+    """`refused` says why the role cannot be given to this user; null when it can."""
+
+    role: str
+    role_label: str
+    refused: str | None
+    differences: tuple[AccessDifference, ...]
+
+
+class AccessDocument(Document):
+    user_id: UUID
+    user_name: str
+    user_type: str
+    role: str
+    role_label: str
+    active: bool
+    companies: tuple[CodeName, ...]
+    emr_locations: Literal["*"] | tuple[CodeName, ...]
+    areas: tuple[AccessLine, ...]
+    preview: AccessPreview | None
+
+
+class AuditDocument(Document):
+    id: UUID
+    at: datetime
+    action: str
+    actor_id: UUID | None
+    actor_name: str
+    subject_id: str | None
+    changed: tuple[str, ...]
+    request_id: str | None
+
+
+class EventItem(Document):
+    position: int
+    event: Mapping[str, Any]
+
+
+class EventPage(Document):
+    items: tuple[EventItem, ...]
+    next: int | None
+
+
+Shown = TypeVar("Shown", bound=Document)
+
+
+class Page(Document, Generic[Shown]):
+    items: tuple[Shown, ...]
+    next: UUID | None
+
+
+class TokenDocument(Document):
+    access_token: str
+    token_type: str
+    expires_in: int
+    refresh_token: str | None = None
+    company_id: UUID | None

@@ -1,0 +1,146 @@
+"""What every administrative change shares: one at a time, with its event and its line in the audit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.identity.domain import Client, Company, Editor, Location, User
+from services.identity.store import log, users
+from shared.access.principal import Principal
+from shared.contracts.envelope import Contract, Event
+from shared.contracts.identity_events import (
+    CLIENT_CHANGED,
+    COMPANY_CHANGED,
+    LOCATION_CHANGED,
+    USER_CHANGED,
+    ClientState,
+    CompanyState,
+    LocationState,
+    UserState,
+)
+from shared.db import Connection, acquire
+from shared.errors import Invalid, Unauthenticated
+from shared.ids import uuid7
+
+SOURCE: Final = "/identity"
+
+# What the database refuses, as the field that a person can correct.
+_REFUSED: Final = {
+    "company_code": ("code", "taken", "Another company has this code"),
+    "location_code": ("code", "taken", "Another location of the company has this code"),
+    "location_emr": ("emr_location_id", "taken", "Another active location of the company has this EMR location"),
+    "user_name": ("user_name", "taken", "Another user has this name"),
+    "client_name": ("name", "taken", "Another client has this name"),
+    "role_fits_service_type": ("service_type", "role_conflict", "Users of the company have roles of another type"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One administrative change under way, in its transaction."""
+
+    connection: Connection
+    actor_id: UUID | None
+    actor_name: str
+
+    async def publish_company(self, company: Company) -> None:
+        state = CompanyState(company_id=company.id, **_without_id(company))
+        await self._publish(COMPANY_CHANGED, state, f"company/{company.id}", company.version, company.id)
+
+    async def publish_location(self, location: Location) -> None:
+        state = LocationState(location_id=location.id, **_without_id(location))
+        await self._publish(LOCATION_CHANGED, state, f"location/{location.id}", location.version, location.company_id)
+
+    async def publish_user(self, user: User) -> None:
+        state = UserState(
+            user_id=user.id,
+            version=user.version,
+            user_name=user.user_name,
+            display_name=user.display_name,
+            affiliation=user.affiliation,
+            company_ids=user.company_ids,
+            active=user.active,
+        )
+        await self._publish(USER_CHANGED, state, f"user/{user.id}", user.version, None)
+
+    async def publish_client(self, client: Client) -> None:
+        await self._publish(
+            CLIENT_CHANGED, ClientState(**_without_id(client)), f"client/{client.id}", client.version, None
+        )
+
+    async def _publish(self, kind: str, state: Contract, entity: str, version: int, company: UUID | None) -> None:
+        event = Event[Any](
+            id=uuid7(),
+            source=SOURCE,
+            type=kind,
+            time=datetime.now(UTC),
+            subject=str(company) if company else None,
+            correlationid=structlog.contextvars.get_contextvars().get("correlation_id"),
+            data=state,
+        )
+        await log.append(self.connection, event, entity, version)
+
+    async def audit(
+        self, action: str, subject: UUID | None, company_ids: Iterable[UUID] = (), changed: Iterable[str] = ()
+    ) -> None:
+        """Write down who did what; `changed` names fields."""
+        await log.insert_audit(
+            self.connection,
+            log.AuditEntry(
+                id=uuid7(),
+                at=datetime.now(UTC),
+                action=action,
+                actor_id=self.actor_id,
+                actor_name=self.actor_name,
+                subject_id=None if subject is None else str(subject),
+                company_ids=tuple(dict.fromkeys(company_ids)),
+                changed=tuple(changed),
+                request_id=structlog.contextvars.get_contextvars().get("request_id"),
+            ),
+        )
+
+
+def _without_id(thing: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(thing).items() if name != "id"}
+
+
+def changed_fields(before: Any, after: Any) -> list[str]:
+    """Names of the fields in which two dataclasses of one kind differ."""
+    new = asdict(after)
+    return [name for name, value in asdict(before).items() if new[name] != value]
+
+
+@asynccontextmanager
+async def administration(pool: asyncpg.Pool, caller: Principal | None = None) -> AsyncIterator[Act]:
+    """A transaction in which nobody else administers. Raises Invalid for what the database's constraints refuse."""
+    try:
+        async with acquire(pool) as connection, connection.transaction():
+            await log.lock(connection)
+            yield Act(connection, *((caller.subject, caller.user_name) if caller else (None, "system")))
+    except asyncpg.IntegrityConstraintViolationError as error:
+        if error.constraint_name not in _REFUSED:
+            raise
+        raise Invalid.field(*_REFUSED[error.constraint_name]) from None
+
+
+async def current_user(connection: Connection, caller: Principal) -> User:
+    """The person who calls, as the database knows him now. Identity can tell at once when a token says more than is
+    still so; it answers 401 `token_stale`, and the next token says it right (U12)."""
+    user = await users.user(connection, caller.subject)
+    stale = user is None or not user.active or user.role != caller.role
+    if user is None or stale or (caller.company_id is not None and caller.company_id not in user.company_ids):
+        raise Unauthenticated("Your rights have changed: get a new token", code="token_stale")
+    return user
+
+
+async def current_editor(connection: Connection, caller: Principal) -> Editor:
+    user = await current_user(connection, caller)
+    return Editor(user.id, user.role, frozenset(user.company_ids), caller.company_id)

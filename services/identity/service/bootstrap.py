@@ -1,0 +1,73 @@
+"""What must be there before the first request: signing keys, the operator, the services' own client."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+import asyncpg
+
+from services.identity.domain import Client, User, nfkc
+from services.identity.passwords import Hasher
+from services.identity.service.acts import Act, administration
+from services.identity.store import clients, sessions, users
+from services.identity.tokens import new_signing_key, secret_hash
+from shared.access.policy import OPERATOR
+from shared.ids import uuid7
+
+INTERNAL: Final = "internal"
+
+
+async def bootstrap(
+    pool: asyncpg.Pool,
+    hasher: Hasher,
+    *,
+    operator_password: str | None,
+    internal_secret: str | None,
+    say: Callable[[str], object],
+) -> None:
+    """Safe to repeat, and from several processes at once. `say` gets the operator's password when one is generated,
+    which happens once: when none is configured and there is no operator yet."""
+    generated = None
+    async with administration(pool) as act:
+        if not await clients.signing_keys(act.connection):
+            await clients.insert_key(act.connection, new_signing_key(), "active")
+            await clients.insert_key(act.connection, new_signing_key(), "next")
+        if internal_secret is not None:
+            client = Client(uuid7(), INTERNAL, INTERNAL, INTERNAL)
+            await clients.save_client(act.connection, client, secret_hash(internal_secret))
+        found = await users.user_by_name(act.connection, OPERATOR)
+        if found is None:
+            generated = None if operator_password else secrets.token_urlsafe(18)
+            await _create_operator(act, await hasher.hash(nfkc(operator_password or generated or "")))
+        elif operator_password and not await hasher.verify(found[1], nfkc(operator_password)):
+            await users.set_password(act.connection, found[0].id, await hasher.hash(nfkc(operator_password)))
+            await sessions.end_sessions(act.connection, found[0].id)
+            await act.audit("user_changed", found[0].id, changed=["password"])
+    if generated:
+        say(f"The password of the user `{OPERATOR}`, shown this once: {generated}")
+
+
+async def rotate_keys(pool: asyncpg.Pool) -> None:
+    """The next key, which every verifier knows by now, becomes the active one, and a new next one is published. The
+    old one still verifies what it signed and is forgotten by the rotation after the next hour."""
+    async with administration(pool) as act:
+        await clients.advance_keys(act.connection)
+        await clients.insert_key(act.connection, new_signing_key(), "next")
+        await act.audit("keys_rotated", None)
+
+
+async def _create_operator(act: Act, password_hash: str) -> None:
+    operator = User(
+        id=uuid7(),
+        user_name=OPERATOR,
+        first_name="Operator",
+        last_name="",
+        email="",
+        user_type=OPERATOR,
+        role=OPERATOR,
+    )
+    await users.insert_user(act.connection, operator, password_hash)
+    await act.publish_user(operator)
+    await act.audit("user_created", operator.id)

@@ -1,0 +1,59 @@
+"""What is only read: oneself, the audit, the event log, the public keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.identity.domain import Company, Location, User
+from services.identity.service.acts import current_user
+from services.identity.store import clients, companies, log
+from services.identity.store.log import AuditEntry
+from services.identity.tokens import public_keys
+from shared.access.principal import Principal
+from shared.db import acquire
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """The caller. `user` is None for a machine client; `locations` None for all."""
+
+    user: User | None
+    companies: Sequence[Company]
+    locations: Sequence[Location] | None
+
+
+class Views:
+    """Reads of what other use cases wrote."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def me(self, caller: Principal) -> Me:
+        async with acquire(self._pool) as connection:
+            if caller.user_type == "client":
+                found = await companies.companies(connection, [caller.company_id] if caller.company_id else [])
+                return Me(None, list(found.values()), None)
+            user = await current_user(connection, caller)
+            found = await companies.companies(connection, user.company_ids)
+            claimed = user.claimed_locations(caller.company_id)
+            mine = None if claimed == "*" else await companies.locations(connection, claimed)
+        return Me(user, [company for company in found.values() if company.active], mine)
+
+    async def audit(self, caller: Principal, before: UUID | None, limit: int) -> Sequence[AuditEntry]:
+        """Newest first: what concerns the active company; for the operator everything."""
+        async with acquire(self._pool) as connection:
+            company_id = None if caller.is_operator else caller.company
+            return await log.list_audit(connection, company_id, before, limit)
+
+    async def events(self, after: int, limit: int) -> Sequence[tuple[int, str]]:
+        async with acquire(self._pool) as connection:
+            return await log.events(connection, after, limit)
+
+    async def public_keys(self) -> dict[str, Any]:
+        async with acquire(self._pool) as connection:
+            return public_keys(await clients.signing_keys(connection))

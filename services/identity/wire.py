@@ -1,0 +1,178 @@
+"""What callers send: strict bodies and queries. What they get is in `documents`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
+
+from shared.fields import Body, Code, Id, Line, Npi, Query
+
+_MAX_SET = 500
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """IANA names as people mean them: `Area/Place`, or UTC. Not abbreviations, not the host's own `localtime`."""
+    return frozenset(name for name in available_timezones() if "/" in name or name == "UTC")
+
+
+def _time_zone(name: str) -> str:
+    if name not in _time_zones():
+        raise PydanticCustomError("unknown_time_zone", "Must be the IANA name of a time zone, as America/New_York")
+    return name
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise PydanticCustomError("repeated", "Must not be repeated")
+    return values
+
+
+Item = TypeVar("Item")
+Several = Annotated[list[Item], Field(max_length=_MAX_SET), AfterValidator(_distinct)]
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_time_zone)]
+ServiceType = Literal["revserve", "revequip", "self_service"]
+ClosePolicy = Literal["deposit_date", "posting_date"]
+UserType = Literal["partner", "customer"]
+Affiliation = Literal["practice", "rcm", "integration"]
+# ASCII, so that no two names look alike and differ (quality case 82); case is ignored by the database.
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@+-]{1,100}$")]
+RoleKey = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,60}$")]
+# The pattern of HTML's e-mail field.
+Email = Annotated[
+    str,
+    StringConstraints(
+        max_length=254, pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*$"
+    ),
+]
+# The URI reference by which an EMR names itself in CloudEvents.
+Source = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+
+
+class New(Body):
+    """A thing to be made."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that have a value, lists as tuples."""
+        values = {name: _tuple(getattr(self, name)) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Patch(Body):
+    """A change: fields not given stay. Null is refused unless the field may be empty."""
+
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null(cls, value: Any, info: Any) -> Any:
+        if value is None and info.field_name not in cls.nullable:
+            raise PydanticCustomError("null", "Must not be null")
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the body had."""
+        return {name: _tuple(getattr(self, name)) for name in self.model_fields_set}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class CompanyNew(New):
+    code: Code
+    name: Line
+    service_type: ServiceType
+    time_zone: TimeZone
+    close_policy: ClosePolicy
+    npis: Several[Npi] = Field(default_factory=list)
+
+
+class CompanyChange(Patch):
+    code: Code | None = None
+    name: Line | None = None
+    service_type: ServiceType | None = None
+    time_zone: TimeZone | None = None
+    close_policy: ClosePolicy | None = None
+    npis: Several[Npi] | None = None
+    active: bool | None = None
+
+
+class LocationNew(New):
+    code: Code
+    name: Line
+    emr_location_id: Line | None = None
+    active: bool = True
+
+
+class LocationChange(Patch):
+    nullable = frozenset({"emr_location_id"})
+
+    code: Code | None = None
+    name: Line | None = None
+    emr_location_id: Line | None = None
+    active: bool | None = None
+
+
+class UserNew(New):
+    user_name: UserName
+    first_name: Line
+    last_name: Line
+    email: Email
+    user_type: UserType
+    role: RoleKey
+    password: str | None = None
+    affiliation: Affiliation = "practice"
+    company_ids: Several[Id] | None = None
+    default_company_id: Id | None = None
+    emr_location_ids: Several[Id] = Field(default_factory=list)
+    active: bool = True
+
+
+class UserChange(Patch):
+    user_name: UserName | None = None
+    first_name: Line | None = None
+    last_name: Line | None = None
+    email: Email | None = None
+    user_type: UserType | None = None
+    role: RoleKey | None = None
+    password: str | None = None
+    affiliation: Affiliation | None = None
+    company_ids: Several[Id] | None = None
+    default_company_id: Id | None = None
+    emr_location_ids: Several[Id] | None = None
+    active: bool | None = None
+
+
+class ClientNew(New):
+    name: Line
+    kind: Literal["emr"]
+    company_ids: Annotated[Several[Id], Field(min_length=1)]
+    sources: Several[Source] = Field(default_factory=list)
+
+
+class PageQuery(Query):
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: Id | None = None
+
+
+class EventsQuery(Query):
+    after: int = Field(default=0, ge=0, lt=1 << 63)
+    limit: int = Field(default=100, ge=1, le=500)
+
+
+class RolesQuery(Query):
+    service_type: ServiceType | None = None
+    format: Literal["json", "csv"] | None = None
+
+
+class RoleQuery(Query):
+    format: Literal["json", "csv"] | None = None
+
+
+class AccessQuery(Query):
+    role: RoleKey | None = None
