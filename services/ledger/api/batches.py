@@ -1,0 +1,56 @@
+"""Batches: a poster's free-text label, with optional control totals declared for it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from services.ledger import queries, wire
+from services.ledger.api.common import ledger, post
+from services.ledger.domain.commands import DeclareBatch
+from shared.access.principal import area
+from shared.errors import NotFound
+from shared.web import Call, Endpoint, json_response
+
+
+async def create(call: Call) -> web.Response:
+    body: wire.BatchIn = call.body
+    await post(call, DeclareBatch(body.batch_number, body.control_total_cents, body.control_count))
+    return json_response(await _one(call, body.batch_number), 201)
+
+
+async def listing(call: Call) -> web.Response:
+    company = call.principal.company
+    return json_response(await queries.read_batches(ledger(call).pool, company, call.query.cursor, call.query.limit))
+
+
+async def read(call: Call) -> web.Response:
+    return json_response(await _one(call, call.request.match_info["number"]))
+
+
+async def _one(call: Call, number: str) -> object:
+    page = await queries.read_batches(ledger(call).pool, call.principal.company, None, 1, number)
+    if not page["items"]:
+        raise NotFound()
+    return page["items"][0]
+
+
+ENDPOINTS = (
+    Endpoint(
+        "GET",
+        "/v1/batches",
+        listing,
+        area("payment_posting"),
+        "List batches: declared, posted, difference",
+        query=wire.BatchesQuery,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/batches",
+        create,
+        area("payment_posting", "add"),
+        "Declare a batch's control totals",
+        body=wire.BatchIn,
+        status=201,
+    ),
+    Endpoint("GET", "/v1/batches/{number}", read, area("payment_posting"), "One batch"),
+)

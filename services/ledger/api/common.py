@@ -1,0 +1,33 @@
+"""What every handler of the ledger does: post a person's command and answer its document."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from services.ledger import service
+from services.ledger.domain.commands import Act
+from services.ledger.service import Ledger
+from shared.web import Call, json_response
+
+LEDGER: web.AppKey[Ledger] = web.AppKey("ledger", Ledger)
+
+
+def ledger(call: Call) -> Ledger:
+    return call.app[LEDGER]
+
+
+async def post(call: Call, act: Act) -> web.Response:
+    """Post an act of the caller in his company. The answer of a repeated key carries `Idempotency-Replayed`."""
+    command = service.command(
+        call.principal.company,
+        service.person(call.principal),
+        act,
+        route=f"{call.endpoint.method} {call.endpoint.path}",
+        path="/".join(call.request.match_info.values()).lower(),
+        correlation_id=call.correlation_id,
+        key=call.idempotency_key if call.endpoint.idempotent else None,
+        body=call.body_hash,
+    )
+    verdict = await ledger(call).post(command)
+    headers = {"Idempotency-Replayed": "true"} if verdict.replayed else None
+    return json_response(verdict.unwrap(), call.endpoint.status, headers)

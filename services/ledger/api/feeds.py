@@ -1,0 +1,224 @@
+"""Feeds by HTTP and what came of them: uploads, their raw form, exceptions and how people close them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import structlog
+from aiohttp import web
+
+from services.ledger import wire
+from services.ledger.api.common import LEDGER, ledger
+from services.ledger.feeds import emr, intake, remittances
+from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, binary, envelope, understand
+from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.x12.reader import X12Unreadable
+from shared.access.principal import Guard
+from shared.errors import Invalid, PayloadTooLarge
+from shared.ids import uuid7
+from shared.web import Call, Endpoint, json_response
+from shared.web.bodies import load_json
+
+_PIECE = 1 << 20
+_INLINE_BYTES = 8 << 20
+_MAX_BYTES = 2 << 30
+_MAX_EVENTS = 10_000
+_UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
+_READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
+_WORK = Guard(any_of=(("payment_posting", "edit"),))
+log = structlog.get_logger("feeds")
+
+
+async def x12(call: Call) -> web.Response:
+    """200 with the finished feed; 202 for a body over 8 MiB, which is worked off in the background."""
+    with tempfile.TemporaryFile() as spool:
+        body_hash, size = await _spool(call.request, spool)
+        try:
+            found = await remittances.examine(lambda: _pieces(spool))
+        except X12Unreadable as error:
+            raise Invalid(str(error), code="x12_unreadable") from None
+        feed = await _open(call, body_hash, spool)
+        if size > _INLINE_BYTES:
+            background: set[asyncio.Task[None]] = call.app[BACKGROUND]
+            task = asyncio.create_task(work_off(call.app, feed, call.correlation_id))
+            background.add(task)
+            task.add_done_callback(background.discard)
+            return json_response(await _document(call, feed), 202)
+        await remittances.process(ledger(call), feed, lambda: _pieces(spool), call.correlation_id, found)
+    return json_response(await _document(call, feed))
+
+
+BACKGROUND: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("background", set)
+
+
+async def work_off(app: web.Application, feed: Feed, correlation_id: str) -> None:
+    """Process a stored feed from its raw form: after a 202, or after an interruption."""
+    books = app[LEDGER]
+    with tempfile.TemporaryFile() as spool:
+        async for chunk in intake.read_raw(books.pool, feed.company_id, feed.feed_id):
+            await asyncio.to_thread(spool.write, chunk)
+        found = await remittances.examine(lambda: _pieces(spool))
+        await remittances.process(books, feed, lambda: _pieces(spool), correlation_id, found)
+    log.info("feed_worked_off", feed_id=str(feed.feed_id))
+
+
+async def resume_unfinished(app: web.Application) -> None:
+    """Finish what an earlier process was interrupted at; everything is keyed by content, so nothing doubles."""
+    for feed in await intake.all_unfinished(app[LEDGER].pool):
+        await work_off(app, feed, str(uuid7()))
+
+
+async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
+    digest, size = hashlib.sha256(), 0
+    async for piece in request.content.iter_chunked(_PIECE):
+        size += len(piece)
+        if size > _MAX_BYTES:
+            raise PayloadTooLarge()
+        digest.update(piece)
+        await asyncio.to_thread(spool.write, piece)
+    return digest.digest(), size
+
+
+def _pieces(spool: BinaryIO) -> Iterator[bytes]:
+    spool.seek(0)
+    while piece := spool.read(_PIECE):
+        yield piece
+
+
+async def _open(call: Call, body_hash: bytes, spool: BinaryIO) -> Feed:
+    """The feed's row and raw form; the interrupted feed of the same bytes, if there is one."""
+    pool, company_id = ledger(call).pool, call.principal.company
+    await ledger(call).learn({company_id})
+    feed_id = await intake.unfinished(pool, company_id, body_hash) or uuid7()
+    feed = Feed(company_id, feed_id, "x12", "era")
+    await intake.open_feed(pool, feed, channel="http", sender=call.principal.client_id, body_hash=body_hash)
+    number = 0
+    spool.seek(0)
+    while piece := await asyncio.to_thread(spool.read, _PIECE):
+        await intake.add_chunk(pool, feed, number, piece)
+        number += 1
+    return feed
+
+
+async def emr_events(call: Call) -> web.Response:
+    """CloudEvents, single or batch. A single event that cannot be read is refused at once (422); one in a batch is
+    quarantined, so that it does not hold up the others."""
+    raw = await call.request.read()
+    value = load_json(raw)
+    batch = isinstance(value, list)
+    if batch and len(value) > _MAX_EVENTS:
+        raise Invalid.field("body", "too_many", f"At most {_MAX_EVENTS} events")
+    if not batch and "ce-id" in call.request.headers:
+        value = binary(dict(call.request.headers), value)
+    events = _understood(value if batch else [value], batch)
+    if not batch and events[0].problem is not None:
+        raise events[0].problem
+    pool, company_id = ledger(call).pool, call.principal.company
+    await ledger(call).learn({company_id})
+    feed = Feed(company_id, uuid7(), "emr", "emr")
+    sender = call.principal.client_id
+    digest = hashlib.sha256(raw).digest()
+    await intake.open_feed(pool, feed, channel="http", sender=sender, body_hash=digest, chunks=[raw])
+    only = sender if call.principal.is_emr else None
+    routes = await emr.route_all(ledger(call), events, company_id=company_id, client_id=only)
+    paired = list(zip(events, routes, strict=True))
+    await emr.take(ledger(call), feed, [e for e, route in paired if route.reason is None], call.correlation_id)
+    for event, route in paired:
+        if route.reason is not None:
+            await emr.refuse(ledger(call), feed, event, route.reason)
+    await intake.close_feed(pool, feed)
+    return json_response(await _document(call, feed))
+
+
+def _understood(values: list[Any], batch: bool) -> list[EmrEvent]:
+    """Every envelope must be readable: an event without id or source cannot even be quarantined under its name."""
+    found = []
+    for index, value in enumerate(values):
+        prefix = f"{index}." if batch else ""
+        found.append(understand(envelope(value, prefix), prefix))
+    return found
+
+
+async def _document(call: Call, feed: Feed) -> dict[str, Any]:
+    return await intake.read_feed(ledger(call).pool, feed.company_id, feed.feed_id)
+
+
+def _sender(call: Call) -> str | None:
+    """An EMR client sees its own feeds, people see all of their company's."""
+    return call.principal.client_id if call.principal.is_emr else None
+
+
+async def listing(call: Call) -> web.Response:
+    company, query = call.principal.company, call.query
+    return json_response(await intake.read_feeds(ledger(call).pool, company, _sender(call), query.cursor, query.limit))
+
+
+async def read(call: Call) -> web.Response:
+    company = call.principal.company
+    return json_response(await intake.read_feed(ledger(call).pool, company, call.path_id(), _sender(call)))
+
+
+async def raw(call: Call) -> web.StreamResponse:
+    company, feed_id = call.principal.company, call.path_id()
+    await intake.read_feed(ledger(call).pool, company, feed_id, _sender(call))
+    response = web.StreamResponse(
+        headers={"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{feed_id}"'}
+    )
+    await response.prepare(call.request)
+    async for chunk in intake.read_raw(ledger(call).pool, company, feed_id):
+        await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+async def exceptions(call: Call) -> web.Response:
+    query: wire.ExceptionsQuery = call.query
+    filters = (query.feed_id, query.source, query.reason, query.state, _sender(call))
+    company = call.principal.company
+    return json_response(await intake.read_exceptions(ledger(call).pool, company, query.cursor, query.limit, *filters))
+
+
+async def resolve(call: Call) -> web.Response:
+    return await _close(call, "resolved")
+
+
+async def dismiss(call: Call) -> web.Response:
+    return await _close(call, "dismissed")
+
+
+async def _close(call: Call, state: str) -> web.Response:
+    company, who = call.principal.company, call.principal.subject
+    await intake.close_exception(ledger(call).pool, company, call.path_id(), state, who, call.body.note)
+    return json_response({"id": call.path_id(), "state": state})
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/feeds/x12",
+        x12,
+        _UPLOAD,
+        "Send an 835 remittance file",
+        raw_types=("application/edi-x12", "application/octet-stream", "text/plain"),
+    ),
+    Endpoint(
+        "POST",
+        "/v1/feeds/emr",
+        emr_events,
+        _UPLOAD,
+        "Send EMR payments and charges as CloudEvents",
+        raw_types=("application/json", SINGLE, BATCH),
+    ),
+    Endpoint("GET", "/v1/feeds", listing, _READ, "List feeds, newest first", query=wire.Page),
+    Endpoint("GET", "/v1/feeds/{id}", read, _READ, "One feed with its counts and totals"),
+    Endpoint(
+        "GET", "/v1/feeds/{id}/raw", raw, _READ, "A feed as it was received", answer_type="application/octet-stream"
+    ),
+    Endpoint("GET", "/v1/exceptions", exceptions, _READ, "What a person must look at", query=wire.ExceptionsQuery),
+    Endpoint("POST", "/v1/exceptions/{id}/resolve", resolve, _WORK, "Mark as settled by hand", body=wire.NoteIn),
+    Endpoint("POST", "/v1/exceptions/{id}/dismiss", dismiss, _WORK, "Dismiss with a reason", body=wire.NoteIn),
+)

@@ -1,0 +1,230 @@
+"""Payments: posting one or many, applying, correcting, reversing, refunding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+
+import orjson
+from aiohttp import web
+
+from services.ledger import queries, service, wire
+from services.ledger.api.common import ledger, post
+from services.ledger.domain.commands import (
+    Adjustment,
+    Application,
+    ApplyPayment,
+    Command,
+    CorrectPayment,
+    PostPayment,
+    RefundPayment,
+    ReversePayment,
+)
+from shared.access.principal import Guard, area
+from shared.errors import Invalid, Problem
+from shared.web import Call, Endpoint, json_response
+from shared.web.app import problem_document
+from shared.web.bodies import parse_body
+
+_CHUNK = 200
+_MAX_LINE_BYTES = 64 * 1024
+_NULLABLE = frozenset({"batch_number", "check_number", "location_id", "memo"})
+_VIEW = Guard(any_of=(("payment_posting", "view"), ("unassigned_payments", "view")))
+_APPLY = Guard(any_of=(("unassigned_payments", "partial"), ("payment_posting", "partial")))
+
+
+def _act(body: wire.PaymentIn) -> PostPayment:
+    return PostPayment(
+        method=body.method,
+        amount_cents=body.amount_cents,
+        deposit_date=body.deposit_date,
+        location_id=body.location_id,
+        check_number=body.check_number,
+        payer_id=body.payer_id,
+        patient_id=body.patient_id,
+        batch_number=body.batch_number,
+        memo=body.memo,
+        external_id=body.external_id,
+        applications=_applications(body.applications),
+        adjustments=_adjustments(body.adjustments),
+    )
+
+
+def _applications(rows: list[wire.ApplicationIn]) -> tuple[Application, ...]:
+    return tuple(Application(row.charge_id, row.amount_cents) for row in rows)
+
+
+def _adjustments(rows: list[wire.AdjustmentIn]) -> tuple[Adjustment, ...]:
+    return tuple(Adjustment(row.charge_id, row.group_code, row.reason_code, row.amount_cents) for row in rows)
+
+
+async def create(call: Call) -> web.Response:
+    return await post(call, _act(call.body))
+
+
+async def bulk(call: Call) -> web.StreamResponse:
+    """One payment a line in, one result a line out, in the same order: `{line, status, id, ...}` or the problem."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(call.request)
+    chunk: list[tuple[int, Command | Problem]] = []
+    number = 0
+    async for raw in _lines(call.request):
+        number += 1
+        chunk.append((number, _line_command(call, raw)))
+        if len(chunk) == _CHUNK:
+            await response.write(await _post_chunk(call, chunk))
+            chunk = []
+    await response.write(await _post_chunk(call, chunk))
+    await response.write_eof()
+    return response
+
+
+async def _lines(request: web.Request) -> AsyncIterator[bytes]:
+    """Non-empty lines of the body, whatever pieces it comes in; a line that is too long is cut to be refused."""
+    rest = b""
+    async for piece in request.content.iter_chunked(64 * 1024):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        rest = rest[: _MAX_LINE_BYTES + 1]
+    if rest.strip():
+        yield rest
+
+
+def _line_command(call: Call, raw: bytes) -> Command | Problem:
+    if len(raw) > _MAX_LINE_BYTES:
+        return Invalid.field("line", "too_long", f"At most {_MAX_LINE_BYTES} bytes")
+    try:
+        body, _ = parse_body(wire.BulkPaymentIn, raw)
+    except Problem as problem:
+        return problem
+    # The same payment sent alone or in bulk is the same request, so its key is left out of the hash.
+    canonical = orjson.dumps(body.model_dump(mode="json", exclude={"idempotency_key"}), option=orjson.OPT_SORT_KEYS)
+    return service.command(
+        call.principal.company,
+        service.person(call.principal),
+        _act(body),
+        route="POST /v1/payments/bulk",
+        correlation_id=call.correlation_id,
+        key=body.idempotency_key,
+        body=hashlib.sha256(canonical).digest(),
+    )
+
+
+async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) -> bytes:
+    commands = [item for _, item in chunk if isinstance(item, Command)]
+    verdicts = iter(await ledger(call).post_many(commands))
+    out = []
+    for number, item in chunk:
+        verdict = next(verdicts) if isinstance(item, Command) else None
+        problem = verdict.problem if verdict else item
+        if isinstance(problem, Problem):
+            row = {"line": number, **problem_document(problem, call.request_id)}
+        elif verdict is not None:
+            document = orjson.loads(verdict.response)
+            row = {
+                "line": number,
+                "status": 201,
+                "replayed": verdict.replayed,
+                "id": document["id"],
+                "payment": document,
+            }
+        out.append(orjson.dumps(row) + b"\n")
+    return b"".join(out)
+
+
+async def listing(call: Call) -> web.Response:
+    query: wire.PaymentsQuery = call.query
+    if not query.unassigned:
+        call.principal.require("payment_posting", "view")
+    filters = (query.batch_number, query.check_number, query.deposit_from, query.deposit_to, query.unassigned)
+    company = call.principal.company
+    page = await queries.read_page(ledger(call).pool, company, "payment", query.cursor, query.limit, *filters)
+    return json_response(page)
+
+
+async def read(call: Call) -> web.Response:
+    pool, company = ledger(call).pool, call.principal.company
+    document = await queries.read_document(pool, company, "payment", call.path_id())
+    return json_response(document | {"history": await queries.read_history(pool, company, call.path_id())})
+
+
+async def change(call: Call) -> web.Response:
+    return await post(call, CorrectPayment(call.path_id(), wire.not_null(call.body, _NULLABLE)))
+
+
+async def apply(call: Call) -> web.Response:
+    body: wire.ApplicationsIn = call.body
+    return await post(
+        call, ApplyPayment(call.path_id(), _applications(body.applications), _adjustments(body.adjustments))
+    )
+
+
+async def reverse(call: Call) -> web.Response:
+    return await post(call, ReversePayment(call.path_id(), call.body.deposit_date, call.body.memo))
+
+
+async def refund(call: Call) -> web.Response:
+    body: wire.RefundIn = call.body
+    return await post(
+        call,
+        RefundPayment(
+            payment_id=call.path_id(),
+            amount_cents=body.amount_cents,
+            method=body.method,
+            check_number=body.check_number,
+            deposit_date=body.deposit_date,
+            batch_number=body.batch_number,
+            memo=body.memo,
+        ),
+    )
+
+
+_POST, _EDIT = area("payment_posting", "add"), area("payment_posting", "edit")
+
+ENDPOINTS = (
+    Endpoint("POST", "/v1/payments", create, _POST, "Post a payment", body=wire.PaymentIn, status=201, idempotent=True),
+    Endpoint(
+        "POST",
+        "/v1/payments/bulk",
+        bulk,
+        _POST,
+        "Post many payments, one JSON line each",
+        raw_types=("application/x-ndjson",),
+        answer_type="application/x-ndjson",
+    ),
+    Endpoint("GET", "/v1/payments", listing, _VIEW, "List payments, newest first", query=wire.PaymentsQuery),
+    Endpoint("GET", "/v1/payments/{id}", read, _VIEW, "One payment with applications, adjustments and history"),
+    Endpoint("PATCH", "/v1/payments/{id}", change, _EDIT, "Correct the words of a payment", body=wire.PaymentPatch),
+    Endpoint(
+        "POST",
+        "/v1/payments/{id}/applications",
+        apply,
+        _APPLY,
+        "Apply existing money to charges",
+        body=wire.ApplicationsIn,
+        status=201,
+        idempotent=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/payments/{id}/reversal",
+        reverse,
+        _EDIT,
+        "Reverse a payment",
+        body=wire.ReversalIn,
+        status=201,
+        idempotent=True,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/payments/{id}/refund",
+        refund,
+        _EDIT,
+        "Give unapplied money back",
+        body=wire.RefundIn,
+        status=201,
+        idempotent=True,
+    ),
+)

@@ -1,0 +1,183 @@
+"""Rules of an 835 (D13, D16): the receipt is money received and is always posted; what matches is applied; the rest
+stays unapplied, and each claim or line that needs a person becomes an exception with its numbers. Nothing is plugged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Payer, Payment, Words
+from services.ledger.domain.charges import adjust
+from services.ledger.domain.commands import Adjustment, ApplyRemittance, Command, PostRemittance
+from services.ledger.domain.journal import Draft, Journal
+from services.ledger.domain.matching import Match, Miss, key_of, match_claims
+from services.ledger.domain.payments import apply_cents, new_payment
+from shared.errors import NotFound
+from shared.ids import uuid7
+
+_DENIED = "4"
+_PRIOR_PAYER = ("OA", "23")
+"""What earlier payers paid and wrote off: posted when their own remittance came."""
+_CONTRACTUAL = frozenset({"45", "253"})
+"""Fee schedule and sequestration: written off even where nothing was paid. Any other reason on an unpaid line is a
+denial to be worked, not an automatic write-off."""
+
+
+def post_remittance(books: Books, journal: Journal, command: Command, act: PostRemittance) -> dict[str, Any]:
+    """The receipt of BPR02 with its provider-level amounts, and the first chunk of claims."""
+    matches, misses = match_claims(books, act.claims)
+    draft = Draft(books, journal, "remittance", command.actor.user_id, command.correlation_id)
+    payer = _payer(books, draft, act)
+    words = Words(
+        amount_cents=act.amount_cents,
+        method=act.method,
+        deposit_date=act.deposit_date,
+        check_number=act.check_number,
+        payer_id=payer.payer_id,
+        location_id=None if act.more_claims else _shared_location([match.charge for match in matches]),
+    )
+    payment = new_payment(books, draft, command, words)
+    for row in act.provider_level:
+        draft.move("provider_level", "unapplied", row.amount_cents, detail=row.reason_code, payment=payment)
+    journal.add(
+        "remittance",
+        company_id=books.company_id,
+        payment_key=act.payment_key,
+        content_hash=act.content_hash,
+        payment_id=payment.payment_id,
+        version=draft.version,
+    )
+    books.remittances[act.payment_key] = payment.payment_id
+    _apply(books, draft, payment, matches, misses)
+    _report(books, journal, act, payment.payment_id, misses)
+    draft.close()
+    return {"outcome": "posted", "reason": None, "document_id": payment.payment_id}
+
+
+def apply_remittance(books: Books, journal: Journal, command: Command, act: ApplyRemittance) -> dict[str, Any]:
+    """A further chunk of claims. After the last one the receipt's location is the one its charges share, if any."""
+    payment_id = books.remittances.get(act.payment_key)
+    if payment_id is None:
+        raise NotFound()
+    payment = books.payments[payment_id]
+    matches, misses = match_claims(books, act.claims)
+    draft = Draft(books, journal, "remittance_claims", command.actor.user_id, command.correlation_id)
+    _apply(books, draft, payment, matches, misses)
+    _report(books, journal, act, payment_id, misses)
+    if act.last:
+        charges = [books.charges[key.charge_id] for key in payment.lines.net if key.charge_id]
+        location_id = _shared_location(charges)
+        if location_id is not None:
+            draft.correct(payment, replace(payment.words, location_id=location_id))
+    draft.close()
+    return {"outcome": "posted", "reason": None, "document_id": payment_id}
+
+
+def _apply(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
+    for match in matches:
+        key = key_of(match)
+        # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
+        if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
+            misses.append(_miss("duplicate_line", match, match.charge))
+            continue
+        if not _apply_line(draft, payment, match, misses) or key is None:
+            continue
+        books.applied_lines.setdefault(key, set()).add(payment.payment_id)
+        draft.journal.add(
+            "remittance_line",
+            company_id=books.company_id,
+            line_key=key,
+            payment_id=payment.payment_id,
+            charge_id=match.charge.charge_id,
+            version=draft.version,
+        )
+
+
+def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> bool:
+    """Apply what was paid, then what was adjusted; never above the open balance, never below zero. False: nothing."""
+    charge, paid = match.charge, match.line.paid_cents
+    if paid > charge.balance_cents or -paid > charge.applied_cents:
+        misses.append(_miss("over_applied", match, charge))
+        return False
+    apply_cents(draft, payment, charge.charge_id, paid)
+    for group, reason, cents in _to_post(match):
+        row = Adjustment(charge.charge_id, group, reason, cents)
+        if group == "PR":
+            # The patient's part moves only while the payer still owes it; a charge without a payer is his already.
+            if -charge.due[PATIENT] <= cents <= charge.due[PAYER]:
+                adjust(draft, charge, row, payment)
+        elif cents > charge.balance_cents or -cents > charge.adjusted_cents:
+            misses.append(
+                _miss("over_applied", match, charge, group_code=group, reason_code=reason, adjustment_cents=cents)
+            )
+        else:
+            adjust(draft, charge, row, payment)
+    return True
+
+
+def _to_post(match: Match) -> list[tuple[str, str, int]]:
+    """Write-offs first, then the move of the patient's part, which is what remains."""
+    if match.claim.status == _DENIED:
+        return []
+    rows = [
+        (group, reason, cents)
+        for group, reason, cents in match.line.adjustments
+        if (group, reason) != _PRIOR_PAYER and (match.line.paid_cents or group == "PR" or reason in _CONTRACTUAL)
+    ]
+    return sorted(rows, key=lambda row: row[0] == "PR")
+
+
+def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:
+    detail = {
+        "line": match.line.ordinal,
+        "procedure_code": match.line.procedure_code,
+        "charge_id": str(charge.charge_id),
+        "paid_cents": match.line.paid_cents,
+        "open_balance_cents": charge.balance_cents,
+        "applied_cents": charge.applied_cents,
+        **numbers,
+    }
+    return Miss(reason, match.claim, detail)
+
+
+def _report(
+    books: Books, journal: Journal, act: PostRemittance | ApplyRemittance, payment_id: UUID, misses: Sequence[Miss]
+) -> None:
+    for miss in misses:
+        journal.add(
+            "feed_exception",
+            company_id=books.company_id,
+            exception_id=uuid7(),
+            feed_id=act.feed_id,
+            item_key=act.item_key,
+            reason=miss.reason,
+            quarantined=False,
+            detail={"claim_id": miss.claim.claim_id, "claim_status": miss.claim.status, **miss.detail},
+            raw=None,
+            payment_id=payment_id,
+            source="era",
+        )
+
+
+def _shared_location(charges: Sequence[Charge]) -> UUID | None:
+    """D14: the location that all matched charges share, else none."""
+    locations = {charge.location_id for charge in charges}
+    return locations.pop() if len(locations) == 1 else None
+
+
+def _payer(books: Books, draft: Draft, act: PostRemittance) -> Payer:
+    """The payer by the ids it sends, by code, by name; one not yet known posts under the name in the file."""
+    name = act.payer_name.upper()
+    for payer in books.payers.values():
+        if set(act.payer_ids) & set(payer.era_payer_ids) or payer.code in act.payer_ids:
+            return payer
+    for payer in books.payers.values():
+        if payer.name.upper() == name:
+            return payer
+    code = next((code for code in (*act.payer_ids, act.payer_name) if books.payer_by_code(code) is None), str(uuid7()))
+    payer = Payer(uuid7(), code, act.payer_name, None, act.payer_ids, draft.version)
+    draft.payer(payer)
+    return payer

@@ -1,0 +1,83 @@
+"""The EMR queue: CloudEvents over AMQP, committed before they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+import structlog
+
+from services.ledger.feeds import emr, intake
+from services.ledger.feeds.cloudevents import SINGLE, EmrEvent, binary, envelope, understand
+from services.ledger.feeds.intake import Feed
+from services.ledger.service import Ledger
+from shared.bus import EMR_FEED, Bus, Message, Outcome, Subscription
+from shared.errors import Problem
+from shared.ids import uuid7
+from shared.web.bodies import load_json
+
+SUBSCRIPTION: Final = Subscription(queue="ledger.emr.v1", exchange=EMR_FEED, routing_keys=("emr.#",), batch_size=200)
+log = structlog.get_logger("emr")
+
+
+class EmrConsumer:
+    """Takes batches of EMR events. One feed per company, source and day, so that a day can be counted and compared."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._opened: set[UUID] = set()
+
+    async def run(self, bus: Bus, stop: asyncio.Event) -> None:
+        await bus.consume(SUBSCRIPTION, self.handle, stop)
+
+    async def handle(self, batch: Sequence[Message]) -> Sequence[Outcome]:
+        """DONE once every event of the batch has a committed outcome; an unreadable envelope is parked.
+        An exception (the books are away) leaves the batch to be tried again."""
+        started = time.monotonic()
+        understood = [_read(message) for message in batch]
+        events = [event for event in understood if event is not None]
+        groups: dict[tuple[UUID, str], list[tuple[EmrEvent, str | None]]] = defaultdict(list)
+        for event, route in zip(events, await emr.route_all(self._ledger, events), strict=True):
+            groups[route.company_id, event.source].append((event, route.reason))
+        correlation_id = str(uuid7())
+        for (company_id, source), members in groups.items():
+            feed = await self._feed(company_id, source)
+            await emr.take(self._ledger, feed, [e for e, reason in members if reason is None], correlation_id)
+            for event, reason in members:
+                if reason is not None:
+                    await emr.refuse(self._ledger, feed, event, reason)
+        parked = len(batch) - len(events)
+        log.info(
+            "emr_batch",
+            events=len(events),
+            parked=parked,
+            correlation_id=correlation_id,
+            ms=round((time.monotonic() - started) * 1000, 1),
+        )
+        return [Outcome.PARK if event is None else Outcome.DONE for event in understood]
+
+    async def _feed(self, company_id: UUID, source: str) -> Feed:
+        day = datetime.now(UTC).date().isoformat()
+        feed = Feed(company_id, uuid5(company_id, f"amqp {source} {day}"), "emr", "emr")
+        if feed.feed_id not in self._opened:
+            await intake.open_feed(self._ledger.pool, feed, channel="amqp", sender=source, body_hash=None)
+            await intake.close_feed(self._ledger.pool, feed)
+            self._opened.add(feed.feed_id)
+        return feed
+
+
+def _read(message: Message) -> EmrEvent | None:
+    """The event of a message, in structured or binary mode; None when it cannot be told what it is."""
+    try:
+        value: Any = load_json(message.body)
+        if not message.content_type.startswith(SINGLE):
+            value = binary(message.headers, value)
+        return understand(envelope(value))
+    except Problem as problem:
+        log.warning("emr_event_parked", message_id=message.message_id, code=problem.code)
+        return None

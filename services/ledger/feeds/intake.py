@@ -1,0 +1,226 @@
+"""Rows about feeds: what arrived, its raw form, what became of each item, what needs a person.
+
+Counts are never stored: they are counted from the items, so `received = posted + duplicates + ignored + quarantined`
+holds by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from services.ledger.domain.commands import FeedItem
+from shared.db import acquire
+from shared.errors import NotFound
+from shared.ids import uuid7
+
+_DOCUMENT = """
+select f.feed_id, f.format, f.channel, f.state, f.received_at, f.byte_count,
+    coalesce(i.received, 0) as received, coalesce(i.posted, 0) as posted, coalesce(i.duplicates, 0) as duplicates,
+    coalesce(i.ignored, 0) as ignored, coalesce(i.quarantined, 0) as quarantined,
+    (select count(*) from feed_exception e where e.company_id = f.company_id and e.feed_id = f.feed_id) as exceptions,
+    coalesce(i.control_total_cents, 0)::bigint as control_total_cents,
+    coalesce(i.posted_total_cents, 0)::bigint as posted_total_cents,
+    (coalesce(i.control_total_cents, 0) - coalesce(i.posted_total_cents, 0))::bigint as difference_cents
+from feed f
+cross join lateral (
+    select count(*) as received, count(*) filter (where outcome = 'posted') as posted,
+        count(*) filter (where outcome = 'duplicate') as duplicates,
+        count(*) filter (where outcome = 'ignored') as ignored,
+        count(*) filter (where outcome = 'quarantined') as quarantined,
+        sum(amount_cents) as control_total_cents, sum(posted_cents) as posted_total_cents
+    from feed_item i where i.company_id = f.company_id and i.feed_id = f.feed_id
+) i
+where f.company_id = $1 and ($2::uuid is null or f.feed_id = $2) and ($3::text is null or f.sender = $3)
+    and ($4::uuid is null or f.feed_id < $4)
+order by f.feed_id desc limit $5
+"""
+
+_ADD_CHUNK = (
+    "insert into feed_chunk (company_id, feed_id, chunk_no, bytes) values ($1, $2, $3, $4) on conflict do nothing"
+)
+
+_EXCEPTIONS = """
+select e.exception_id as id, e.feed_id, e.item_key, e.source, e.reason, e.quarantined, e.detail, e.payment_id,
+    e.created_at, e.state, e.state_by, e.state_at, e.state_note
+from feed_exception e join feed f on f.company_id = e.company_id and f.feed_id = e.feed_id
+where e.company_id = $1 and ($2::uuid is null or e.exception_id < $2) and ($4::uuid is null or e.feed_id = $4)
+    and ($5::text is null or e.source = $5) and ($6::text is null or e.reason = $6)
+    and ($7::text is null or e.state = $7) and ($8::text is null or f.sender = $8)
+order by e.exception_id desc limit $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A feed that is being read."""
+
+    company_id: UUID
+    feed_id: UUID
+    format: str
+    source: str
+    """`emr` or `era`: the source of what it posts."""
+
+
+async def open_feed(
+    pool: asyncpg.Pool, feed: Feed, *, channel: str, sender: str, body_hash: bytes | None, chunks: Sequence[bytes] = ()
+) -> None:
+    """Keep the feed and its raw form. Opening it again changes nothing."""
+    async with acquire(pool) as connection, connection.transaction():
+        await connection.execute(
+            "insert into feed (company_id, feed_id, format, channel, sender, body_hash, byte_count)"
+            " values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+            feed.company_id,
+            feed.feed_id,
+            feed.format,
+            channel,
+            sender,
+            body_hash,
+            sum(map(len, chunks)),
+        )
+        await connection.executemany(
+            _ADD_CHUNK,
+            [(feed.company_id, feed.feed_id, number, chunk) for number, chunk in enumerate(chunks)],
+        )
+
+
+async def add_chunk(pool: asyncpg.Pool, feed: Feed, number: int, chunk: bytes) -> None:
+    """One more piece of the raw form of a large feed."""
+    async with acquire(pool) as connection:
+        await connection.execute(
+            _ADD_CHUNK,
+            feed.company_id,
+            feed.feed_id,
+            number,
+            chunk,
+        )
+
+
+async def unfinished(pool: asyncpg.Pool, company_id: UUID, body_hash: bytes) -> UUID | None:
+    """The feed of the same bytes that was interrupted, to be finished instead of begun anew."""
+    found: UUID | None = await pool.fetchval(
+        "select feed_id from feed where company_id = $1 and body_hash = $2 and state = 'processing'"
+        " order by feed_id limit 1",
+        company_id,
+        body_hash,
+    )
+    return found
+
+
+async def all_unfinished(pool: asyncpg.Pool) -> list[Feed]:
+    """Feeds that were accepted and never finished, oldest first."""
+    rows = await pool.fetch(
+        "select company_id, feed_id, format from feed where state = 'processing' and format = 'x12'"
+        " and received_at < clock_timestamp() - interval '1 minute' order by received_at"
+    )
+    return [Feed(row["company_id"], row["feed_id"], row["format"], "era") for row in rows]
+
+
+async def close_feed(pool: asyncpg.Pool, feed: Feed) -> None:
+    async with acquire(pool) as connection:
+        await connection.execute(
+            "update feed set state = 'done' where company_id = $1 and feed_id = $2", feed.company_id, feed.feed_id
+        )
+
+
+async def record(
+    pool: asyncpg.Pool,
+    feed: Feed,
+    item: FeedItem,
+    outcome: str,
+    reason: str | None = None,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """The outcome of an item that never reached the books: ignored, or quarantined with the rule and its numbers."""
+    async with acquire(pool) as connection, connection.transaction():
+        first = await connection.fetchval(
+            "insert into feed_item (company_id, feed_id, item_id, item_key, outcome, reason, amount_cents)"
+            " values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing returning true",
+            feed.company_id,
+            feed.feed_id,
+            item.item_id,
+            item.item_key,
+            outcome,
+            reason,
+            item.amount_cents,
+        )
+        if first and outcome == "quarantined":
+            await connection.execute(
+                "insert into feed_exception"
+                " (company_id, exception_id, feed_id, item_key, reason, quarantined, detail, raw, source)"
+                " values ($1, $2, $3, $4, $5, true, $6, $7, $8)",
+                feed.company_id,
+                uuid7(),
+                feed.feed_id,
+                item.item_key,
+                reason,
+                orjson.dumps(detail or {}).decode(),
+                item.raw,
+                feed.source,
+            )
+
+
+async def read_feed(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID, sender: str | None = None) -> dict[str, Any]:
+    """The feed's document; `sender` limits an EMR client to its own feeds. Raises NotFound."""
+    row = await pool.fetchrow(_DOCUMENT, company_id, feed_id, sender, None, 1)
+    if row is None:
+        raise NotFound()
+    return dict(row)
+
+
+async def read_feeds(
+    pool: asyncpg.Pool, company_id: UUID, sender: str | None, cursor: UUID | None, limit: int
+) -> dict[str, Any]:
+    """Feeds, newest first."""
+    rows = await pool.fetch(_DOCUMENT, company_id, None, sender, cursor, limit + 1)
+    items = [dict(row) for row in rows[:limit]]
+    return {"items": items, "next": items[-1]["feed_id"] if len(rows) > limit else None}
+
+
+async def read_raw(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[bytes]:
+    """The raw form, chunk by chunk."""
+    number = 0
+    while True:
+        chunk = await pool.fetchval(
+            "select bytes from feed_chunk where company_id = $1 and feed_id = $2 and chunk_no = $3",
+            company_id,
+            feed_id,
+            number,
+        )
+        if chunk is None:
+            return
+        yield chunk
+        number += 1
+
+
+async def read_exceptions(
+    pool: asyncpg.Pool, company_id: UUID, cursor: UUID | None, limit: int, *filters: Any
+) -> dict[str, Any]:
+    """Exceptions, newest first; `filters`: feed_id, source, reason, state, sender."""
+    rows = await pool.fetch(_EXCEPTIONS, company_id, cursor, limit + 1, *filters)
+    items = [dict(row) | {"detail": orjson.loads(row["detail"])} for row in rows[:limit]]
+    return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
+
+
+async def close_exception(
+    pool: asyncpg.Pool, company_id: UUID, exception_id: UUID, state: str, user_id: UUID, note: str
+) -> None:
+    """A person resolved or dismissed an exception: who, when and why. Closing a closed one changes nothing."""
+    async with acquire(pool) as connection:
+        found = await connection.fetchval(
+            "update feed_exception set state = case when state = 'open' then $3 else state end,"
+            " state_by = coalesce(state_by, $4), state_at = coalesce(state_at, clock_timestamp()),"
+            " state_note = coalesce(state_note, $5) where company_id = $1 and exception_id = $2 returning true",
+            company_id,
+            exception_id,
+            state,
+            user_id,
+            note,
+        )
+    if not found:
+        raise NotFound()

@@ -1,0 +1,44 @@
+"""The ledger's feeds process: EMR events and identity's news from the bus."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.ledger.feeds.consumer import EmrConsumer
+from services.ledger.service import Ledger
+from services.ledger.store import create_ledger_pool
+from shared.bus import Bus
+from shared.config import Config
+from shared.db import ping
+from shared.directory import Directory
+from shared.identity_client import InternalTokens, ServiceClient
+from shared.process import bus_check, bus_of, run_background
+
+IDENTITY_QUEUE = "ledger.identity.v1"
+
+
+async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
+    """Consume until `stop`."""
+    pool = await create_ledger_pool(config, "ledger-feeds", size=4)
+    tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
+    identity = ServiceClient(config.identity_url, tokens)
+    directory = Directory(pool, identity)
+    consumer = EmrConsumer(Ledger(pool, directory))
+
+    async def database() -> None:
+        await ping(pool)
+
+    try:
+        async with bus_of(config, bus) as source:
+            await run_background(
+                config,
+                stop,
+                consumer.run(source, stop),
+                source.consume(directory.subscription(IDENTITY_QUEUE), directory.handle, stop),
+                directory.run(stop),
+                checks={"bus": bus_check(source), "database": database},
+            )
+    finally:
+        await pool.close()
+        await identity.close()
+        await tokens.close()

@@ -1,0 +1,282 @@
+"""The one write path: `post_batch` decides and commits a batch of commands; the `Poster` joins concurrent ones.
+
+Five round trips for a batch of any size: begin, lock, load, append, commit. Decisions are made in between, in memory,
+one command after the other, under the companies' locks; so a bad command fails alone and costs nothing, and a later
+command of the same batch sees what an earlier one did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+import structlog
+
+from services.ledger import store
+from services.ledger.domain.books import Books, Remembered
+from services.ledger.domain.commands import Command, Wants
+from services.ledger.domain.decide import decide
+from services.ledger.domain.journal import Journal
+from shared.contracts.ledger_events import POSTING
+from shared.crash import point
+from shared.db import TRANSIENT, acquire
+from shared.errors import Invalid, NotFound, Problem, Unavailable
+from shared.ids import uuid7
+
+_BATCH: Final = 64
+_TRIES: Final = 3
+log = structlog.get_logger("posting")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a command: its document as JSON text (and whether it is a repetition), or a problem."""
+
+    response: bytes = b""
+    replayed: bool = False
+    problem: Problem | None = None
+
+    def unwrap(self) -> bytes:
+        if self.problem is not None:
+            raise self.problem
+        return self.response
+
+
+async def post_batch(pool: asyncpg.Pool, commands: Sequence[Command]) -> list[Verdict]:
+    """Decide and commit; one verdict per command, in order. Either all accepted commands are committed or none."""
+    wants: dict[UUID, Wants] = defaultdict(Wants)
+    for command in commands:
+        wants[command.company_id].add("key", command.key)
+        command.act.wants(wants[command.company_id])
+    async with acquire(pool) as connection, connection.transaction():
+        books = await store.lock(connection, wants)
+        await store.load(connection, books, {company: wants[company] for company in books})
+        before = {company: one.version for company, one in books.items()}
+        journals = {company: Journal() for company in books}
+        verdicts = [_decide(books, journals, command) for command in commands]
+        events = [
+            _event(one, journals[company], commands) for company, one in books.items() if one.version > before[company]
+        ]
+        journal = _merged(journals.values())
+        if journal.any_rows:
+            point("ledger.before_append")
+            versions = {company: one.version for company, one in books.items() if one.version > before[company]}
+            await store.append(connection, journal, events, versions)
+        point("ledger.before_commit")
+    point("ledger.after_commit")
+    return verdicts
+
+
+def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Command) -> Verdict:
+    one = books.get(command.company_id)
+    if one is None:
+        return Verdict(problem=UnknownCompany())
+    journal = journals[command.company_id]
+    known = one.keys.get(command.key)
+    try:
+        if known is not None:
+            if (known.route, known.actor_id, known.body_hash) != (
+                command.route,
+                command.actor.user_id,
+                command.body_hash,
+            ):
+                raise Invalid.field("Idempotency-Key", "idempotency_mismatch", "The key was used for another request")
+            _record(journal, command, "duplicate", "same_key", orjson.loads(known.response))
+            return Verdict(known.response.encode(), replayed=True)
+        document = decide(one, journal, command)
+    except Problem as problem:
+        _quarantine(journal, command, problem)
+        return Verdict(problem=problem)
+    response = orjson.dumps(document, option=orjson.OPT_UTC_Z)
+    _record(journal, command, document.get("outcome", "posted"), document.get("reason"), document)
+    _remember(one, journal, command, response.decode())
+    return Verdict(response)
+
+
+def _remember(books: Books, journal: Journal, command: Command, response: str) -> None:
+    row = Remembered(command.route, command.actor.user_id, command.body_hash, response)
+    books.keys[command.key] = row
+    journal.add(
+        "idempotency",
+        company_id=books.company_id,
+        key=command.key,
+        route=row.route,
+        actor_id=row.actor_id,
+        body_hash=row.body_hash,
+        response=response,
+    )
+
+
+def _record(journal: Journal, command: Command, outcome: str, reason: str | None, document: dict[str, Any]) -> None:
+    """The outcome of a feed's item, committed with the posting it caused."""
+    if command.item is None:
+        return
+    posted = outcome == "posted"
+    journal.add(
+        "feed_item",
+        company_id=command.company_id,
+        feed_id=command.item.feed_id,
+        item_id=command.item.item_id,
+        item_key=command.item.item_key,
+        outcome=outcome,
+        reason=reason,
+        amount_cents=command.item.amount_cents,
+        posted_cents=command.item.amount_cents if posted else 0,
+        payment_id=document.get("document_id"),
+    )
+
+
+def _quarantine(journal: Journal, command: Command, problem: Problem) -> None:
+    if command.item is None:
+        return
+    reason = "conflict" if problem.code == "idempotency_mismatch" else problem.code
+    _record(journal, command, "quarantined", reason, {})
+    journal.add(
+        "feed_exception",
+        company_id=command.company_id,
+        exception_id=uuid7(),
+        feed_id=command.item.feed_id,
+        item_key=command.item.item_key,
+        reason=reason,
+        quarantined=True,
+        detail={"message": problem.detail, "errors": [{"field": e.field, "code": e.code} for e in problem.errors]},
+        raw=command.item.raw,
+        payment_id=None,
+        source=command.actor.source,
+    )
+
+
+def _event(books: Books, journal: Journal, commands: Sequence[Command]) -> dict[str, Any]:
+    """The company's event of this batch: every posting since the lock, as one CloudEvents envelope."""
+    first, last = journal.events[0]["version"], journal.events[-1]["version"]
+    event_id = uuid7()
+    correlation = next(c.correlation_id for c in commands if c.company_id == books.company_id)
+    data = {"company_id": books.company_id, "first_version": first, "version": last, "postings": journal.events}
+    envelope = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": "ledger",
+        "type": POSTING,
+        "time": books.now,
+        "subject": books.company_id,
+        "correlationid": correlation,
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    return {
+        "company_id": books.company_id,
+        "first_version": first,
+        "version": last,
+        "event_id": event_id,
+        "type": POSTING,
+        "occurred_at": books.now,
+        "payload": orjson.dumps(envelope, option=orjson.OPT_UTC_Z).decode(),
+    }
+
+
+def _merged(journals: Any) -> Journal:
+    merged = Journal()
+    for journal in journals:
+        for table, rows in journal.rows.items():
+            merged.rows[table] += rows
+    return merged
+
+
+class UnknownCompany(NotFound):
+    """The ledger has no book for the company yet: the caller asks identity once and tries again."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    commands: Sequence[Command]
+    future: asyncio.Future[list[Verdict]]
+
+
+class Poster:
+    """Group commit: what arrives while a batch is being committed forms the next one, without a timer.
+
+    Sharded by company, so that one company's lock does not hold up the others; bulk work waits in a queue of its own
+    and alternates with single commands."""
+
+    def __init__(self, pool: asyncpg.Pool, *, shards: int = 2) -> None:
+        self._pool = pool
+        self._shards = [_Shard(self) for _ in range(shards)]
+
+    async def post(self, command: Command) -> Verdict:
+        """Post one command; concurrent calls share a transaction."""
+        return (await self._shard(command.company_id).put([command], bulk=False))[0]
+
+    async def post_many(self, commands: Sequence[Command]) -> list[Verdict]:
+        """Post a chunk of one company's commands (100-500) in one transaction."""
+        return await self._shard(commands[0].company_id).put(commands, bulk=True) if commands else []
+
+    def _shard(self, company_id: UUID) -> _Shard:
+        return self._shards[company_id.int % len(self._shards)]
+
+    async def commit(self, commands: Sequence[Command]) -> list[Verdict]:
+        """`post_batch`, tried again after a transient failure; split in two when the batch fails for a reason that no
+        check foresaw, until the bad command stands alone and the others are posted."""
+        for attempt in range(_TRIES):
+            try:
+                return await post_batch(self._pool, commands)
+            except TRANSIENT:
+                # Perhaps committed, perhaps not: the keys tell, so the same batch can safely be posted again.
+                log.warning("batch_retried", commands=len(commands), attempt=attempt, exc_info=True)
+                await asyncio.sleep(0.05 * 4**attempt)
+            except Problem:
+                raise
+            except Exception:
+                if len(commands) == 1:
+                    log.error("command_failed", act=type(commands[0].act).__name__, exc_info=True)
+                    return [Verdict(problem=Problem("The posting was refused; nothing was stored"))]
+                half = len(commands) // 2
+                return await self.commit(commands[:half]) + await self.commit(commands[half:])
+        return [Verdict(problem=Unavailable("The database is away; repeat the request with the same key"))] * len(
+            commands
+        )
+
+
+class _Shard:
+    """One queue and, while there is work, one task that commits it."""
+
+    def __init__(self, poster: Poster) -> None:
+        self._poster = poster
+        self._single: deque[_Waiting] = deque()
+        self._bulk: deque[_Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def put(self, commands: Sequence[Command], *, bulk: bool) -> list[Verdict]:
+        waiting = _Waiting(commands, asyncio.get_running_loop().create_future())
+        (self._bulk if bulk else self._single).append(waiting)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+        return await waiting.future
+
+    async def _work(self) -> None:
+        while self._single or self._bulk:
+            group = [self._single.popleft() for _ in range(min(_BATCH, len(self._single)))]
+            if group:
+                await self._commit(group)
+            if self._bulk:
+                await self._commit([self._bulk.popleft()])
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        commands = [command for waiting in group for command in waiting.commands]
+        try:
+            verdicts = await self._poster.commit(commands)
+        except Exception as error:
+            for waiting in group:
+                if not waiting.future.done():  # The caller may have gone away.
+                    waiting.future.set_exception(error)
+            return
+        taken = iter(verdicts)
+        for waiting in group:
+            mine = [next(taken) for _ in waiting.commands]
+            if not waiting.future.done():
+                waiting.future.set_result(mine)

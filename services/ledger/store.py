@@ -1,0 +1,217 @@
+"""SQL of the write path: lock, load, append. Each is one round trip for a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from services.ledger.domain.books import (
+    PATIENT,
+    PAYER,
+    Books,
+    Charge,
+    FeedDocument,
+    LineKey,
+    Location,
+    Patient,
+    Payer,
+    Payment,
+    Physician,
+    Remembered,
+    Words,
+)
+from services.ledger.domain.commands import Wants
+from services.ledger.domain.journal import TABLES, Journal
+from shared.config import Config
+from shared.db import KEYED_PLANS, Connection, create_pool
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+ROLE: Final = "ledger_app"
+LOCK = "select * from lock_companies($1)"
+LOAD = "select * from load_books($1)"
+_APPENDED = ("company_book", *TABLES, "event")
+APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, len(_APPENDED) + 1))})"
+
+
+async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:
+    """A pool of the service's own role, with plans fit for keyed work on tables that grow."""
+    dsn = config.required("ledger_database_url")
+    return await create_pool(dsn, name=name, role=ROLE, size=size, settings=KEYED_PLANS)
+
+
+async def lock(connection: Connection, companies: Iterable[UUID]) -> dict[UUID, Books]:
+    """The companies' books, empty but for version and time, under their locks until the transaction ends."""
+    # The driver's ids are a subclass that the JSON encoder does not take: keep the callers' own.
+    own = {company_id: company_id for company_id in companies}
+    return {
+        own[row["company_id"]]: Books(
+            own[row["company_id"]], row["version"], row["time_now"], row["today"], tuple(row["npis"])
+        )
+        for row in await connection.fetch(LOCK, sorted(own))
+    }
+
+
+async def load(connection: Connection, books: Mapping[UUID, Books], wants: Mapping[UUID, Wants]) -> None:
+    """Fill the books with what the commands want to see."""
+    wanted = [
+        {"c": company_id, "k": kind, "v": orjson.dumps(value).decode() if isinstance(value, tuple) else str(value)}
+        for company_id, one in wants.items()
+        for kind, values in one.by_kind.items()
+        for value in values
+    ]
+    if not wanted:
+        return
+    for row in await connection.fetch(LOAD, orjson.dumps(wanted).decode()):
+        _READERS[row["kind"]](books[row["company_id"]], orjson.loads(row["body"]))
+
+
+async def append(
+    connection: Connection, journal: Journal, events: list[dict[str, Any]], versions: Mapping[UUID, int]
+) -> None:
+    """Insert every row of a batch; the caller commits."""
+    rows: dict[str, list[dict[str, Any]]] = {**journal.rows, "event": events}
+    rows["company_book"] = [{"company_id": company_id, "version": version} for company_id, version in versions.items()]
+    texts = [orjson.dumps(rows[table], default=_json_value).decode() if rows[table] else None for table in _APPENDED]
+    await connection.execute(APPEND, *texts)
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    raise TypeError(type(value).__name__)
+
+
+def _id(value: str | None) -> UUID | None:
+    return None if value is None else UUID(value)
+
+
+def _read_key(books: Books, row: dict[str, Any]) -> None:
+    books.keys[row["key"]] = Remembered(
+        row["route"], UUID(row["actor_id"]), bytes.fromhex(row["body_hash"][2:]), row["response"]
+    )
+
+
+def _read_location(books: Books, row: dict[str, Any]) -> None:
+    location = Location(UUID(row["location_id"]), row["emr_location_id"], row["active"])
+    books.locations[location.location_id] = location
+
+
+def _read_payer(books: Books, row: dict[str, Any]) -> None:
+    payer = Payer(
+        UUID(row["payer_id"]), row["code"], row["name"], row["payer_class"], tuple(row["era_payer_ids"]), row["version"]
+    )
+    books.payers[payer.payer_id] = payer
+
+
+def _read_physician(books: Books, row: dict[str, Any]) -> None:
+    physician = Physician(
+        UUID(row["referring_physician_id"]), row["npi"], row["first_name"], row["last_name"], row["version"]
+    )
+    books.physicians[physician.referring_physician_id] = physician
+
+
+def _read_patient(books: Books, row: dict[str, Any]) -> None:
+    patient = Patient(
+        patient_id=UUID(row["patient_id"]),
+        account_number=row["account_number"],
+        first_name=row["first_name"],
+        last_name=row["last_name"],
+        date_of_birth=date.fromisoformat(row["date_of_birth"]),
+        payer_id=_id(row["payer_id"]),
+        version=row["version"],
+    )
+    books.patients[patient.patient_id] = patient
+
+
+def _read_charge(books: Books, row: dict[str, Any]) -> None:
+    charge = Charge(
+        charge_id=UUID(row["charge_id"]),
+        version=row["version"],
+        posted_at=datetime.fromisoformat(row["posted_at"]),
+        source=row["source"],
+        external_id=row["external_id"],
+        poster_id=UUID(row["poster_id"]),
+        state=row["state"],
+        patient_id=UUID(row["patient_id"]),
+        location_id=UUID(row["location_id"]),
+        payer_id=_id(row["payer_id"]),
+        date_of_service=date.fromisoformat(row["date_of_service"]),
+        procedure_code=row["procedure_code"],
+        modifiers=tuple(row["modifiers"]),
+        units=row["units"],
+        diagnosis_codes=tuple(row["diagnosis_codes"]),
+        amount_cents=row["amount_cents"],
+        due={PAYER: row["payer_due"], PATIENT: row["patient_due"]},
+        applied_cents=row["applied_cents"],
+        adjusted_cents=row["adjusted_cents"],
+        touched_version=row["touched_version"],
+    )
+    books.charges[charge.charge_id] = charge
+
+
+def _read_payment(books: Books, row: dict[str, Any]) -> None:
+    payment = Payment(
+        payment_id=UUID(row["payment_id"]),
+        version=row["version"],
+        posted_at=datetime.fromisoformat(row["posted_at"]),
+        posting_date=date.fromisoformat(row["posting_date"]),
+        poster_id=UUID(row["poster_id"]),
+        affiliation=row["affiliation"],
+        source=row["source"],
+        external_id=row["external_id"],
+        words=Words(
+            amount_cents=row["amount_cents"],
+            method=row["method"],
+            deposit_date=date.fromisoformat(row["deposit_date"]),
+            check_number=row["check_number"],
+            batch_number=row["batch_number"],
+            location_id=_id(row["location_id"]),
+            payer_id=_id(row["payer_id"]),
+            patient_id=_id(row["patient_id"]),
+            memo=row["memo"],
+            payment_type=row["payment_type"],
+            withdrawn=row["withdrawn"],
+        ),
+        reverses_id=_id(row["reverses_id"]),
+        refunds_id=_id(row["refunds_id"]),
+        reversed_by=_id(row["reversed_by"]),
+        refunded_cents=row["refunded_cents"],
+        touched_version=row["touched_version"],
+    )
+    for debit, credit, detail, charge_id, cents in row["lines"]:
+        payment.lines.add(LineKey(debit, credit, detail, _id(charge_id)), cents)
+    books.payments[payment.payment_id] = payment
+
+
+def _read_document(books: Books, row: dict[str, Any]) -> None:
+    books.documents[row["source"], row["kind"], row["external_id"]] = FeedDocument(
+        row["external_version"], _id(row["document_id"]), row["deleted"], bytes.fromhex(row["content_hash"][2:])
+    )
+
+
+def _read_remittance(books: Books, row: dict[str, Any]) -> None:
+    books.remittances[row["payment_key"]] = UUID(row["payment_id"])
+
+
+def _read_line(books: Books, row: dict[str, Any]) -> None:
+    books.applied_lines.setdefault(row["line_key"], set()).add(UUID(row["payment_id"]))
+
+
+_READERS: dict[str, Any] = {
+    "key": _read_key,
+    "location": _read_location,
+    "payer": _read_payer,
+    "physician": _read_physician,
+    "patient": _read_patient,
+    "charge": _read_charge,
+    "payment": _read_payment,
+    "document": _read_document,
+    "remittance": _read_remittance,
+    "line": _read_line,
+}
