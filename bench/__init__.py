@@ -1,0 +1,1 @@
+"""Speed as ratios: the product against a floor, interleaved in one run (`make bench`)."""

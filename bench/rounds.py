@@ -1,0 +1,48 @@
+"""Interleaved rounds and their verdict: floor, product, floor, product, ...; the score is the median of the ratios."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+_MOST_NOISE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Medians per second of floor and product, the median of the rounds' ratios, and their span."""
+
+    name: str
+    floor: float
+    product: float
+    ratio: float
+    rounds: int
+    lowest: float
+    highest: float
+
+    def row(self) -> dict[str, Any]:
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def measure(name: str, floor: Callable[[], float], product: Callable[[], float]) -> Result:
+    """Run the pair in turn. One pair first, uncounted, to warm up. A floor that varies more than fourfold says
+    nothing, so there is no score then."""
+    floor(), product()
+    pairs = [(floor(), product()) for _ in range(_ROUNDS)]
+    floors = [pair[0] for pair in pairs]
+    if max(floors) > _MOST_NOISE * min(floors):
+        raise RuntimeError(f"{name}: the floor varied from {min(floors):.0f} to {max(floors):.0f}: no score")
+    ratios = [mine / base for base, mine in pairs]
+    return Result(
+        name=name,
+        floor=median(floors),
+        product=median(pair[1] for pair in pairs),
+        ratio=median(ratios),
+        rounds=len(pairs),
+        lowest=min(ratios),
+        highest=max(ratios),
+    )

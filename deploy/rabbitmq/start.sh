@@ -1,0 +1,29 @@
+#!/bin/sh
+# Gives each service a broker user that may touch its own queues and the exchanges it uses, then starts the command.
+# Passwords come from the environment, so no file of the repository holds one.
+set -eu
+umask 077
+
+user() { printf '{"name": "%s", "password": "%s", "tags": []}' "$1" "$2"; }
+# Arguments: user, what it may declare, what it may write to, what it may read. Writing to the default exchange
+# (amq.default) is how parked messages reach a dead-letter queue.
+rights() {
+  printf '{"user": "%s", "vhost": "billing", "configure": "^(%s)$", "write": "^(%s)$", "read": "^(%s)$"}' "$@"
+}
+
+cat > "${DEFINITIONS:-/tmp/definitions.json}" <<JSON
+{
+  "vhosts": [{"name": "billing"}],
+  "users": [
+    $(user identity "$IDENTITY_AMQP_PASSWORD"),
+    $(user ledger "$LEDGER_AMQP_PASSWORD"),
+    $(user reporting "$REPORTING_AMQP_PASSWORD")
+  ],
+  "permissions": [
+    $(rights identity 'billing\\.events' 'billing\\.events' ''),
+    $(rights ledger 'billing\\.events|emr\\.feed|ledger\\..*' 'billing\\.events|ledger\\..*|amq\\.default' 'billing\\.events|emr\\.feed|ledger\\..*'),
+    $(rights reporting 'billing\\.events|reporting\\..*' 'reporting\\..*|amq\\.default' 'billing\\.events|reporting\\..*')
+  ]
+}
+JSON
+exec "$@"
