@@ -29,6 +29,13 @@ TRANSIENT: Final = (
     OSError,
 )
 """Errors after which the same work may be tried again on a new connection."""
+BUSY_OR_AWAY: Final = (
+    *TRANSIENT,
+    asyncpg.InternalClientError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+)
+"""Errors that are the database's state and not the request's fault: 503 when nothing below has dealt with them."""
 
 _SESSION: Final = {
     "timezone": "UTC",

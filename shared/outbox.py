@@ -54,8 +54,6 @@ LONGEST_PAUSE_SECONDS = 0.5
 # A leader whose machine vanished keeps its lock until PostgreSQL notices: after a minute instead of two hours.
 KEEPALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 
-DATABASE_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-
 
 @dataclass(slots=True)
 class RelayStatus:
@@ -98,7 +96,7 @@ class Relay:
         while not stop.is_set():
             try:
                 await self._lead(stop)
-            except DATABASE_AWAY as error:
+            except Exception as error:  # asyncpg has many ways to say that a connection is lost; a new one cures most
                 log.warning("relay_interrupted", error=type(error).__name__, reason=str(error)[:200])
                 if self.status.leader:
                     pauses = backoff()
@@ -169,5 +167,5 @@ async def _close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Give up the leadership now, not when PostgreSQL notices that we have gone."""
     try:
         await connection.close(timeout=5)
-    except DATABASE_AWAY:
+    except Exception:
         connection.terminate()

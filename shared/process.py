@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import gc
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import uvloop
 from prometheus_client import CollectorRegistry, Gauge
 
+from shared import logs
 from shared.amqp import AmqpBus
 from shared.bus import Bus
 from shared.config import Config
@@ -19,6 +23,27 @@ from shared.web.app import ReadyCheck
 from shared.web.serve import health_app, run_all, serve
 
 _BLIND_SECONDS = 30
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process's coroutine on uvloop (a request costs a third less CPU than on the standard loop).
+
+    What was imported is never garbage: it is taken out of the collector's sight, and the collector looks less often,
+    because a batch of postings makes many small objects that all die with the batch."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+def command_line(service: str, commands: Mapping[str, Callable[[Config], Coroutine[Any, Any, None]]]) -> None:
+    """`python -m services.<service> <command>`: settings from the environment, logs to standard error."""
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise SystemExit(f"usage: python -m services.{service} {'|'.join(commands)}")
+    config = Config()
+    logs.configure(config.log_level, config.log_format, service=service)
+    run_process(commands[sys.argv[1]](config))
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ from shared.process import bus_of, relay_check, relay_registry, run_background
 
 
 async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
-    """Publish until `stop`. The routing key of an event is its type."""
+    """Until `stop`. Without a bus of the caller's, RabbitMQ by AMQP_URL. The routing key of an event is its type."""
     async with bus_of(config, bus) as publisher:
         relay = Relay(config.required("identity_database_url"), publisher, BILLING_EVENTS, OUTBOX)
-        checks, registry = {"relay": relay_check(relay)}, relay_registry(relay)
-        await run_background(config, stop, relay.run(stop), checks=checks, registry=registry)
+        checks = {"relay": relay_check(relay)}
+        await run_background(config, stop, relay.run(stop), checks=checks, registry=relay_registry(relay))

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 
 from shared.access.principal import Principal
 from shared.access.tokens import TokenVerifier
+from shared.db import BUSY_OR_AWAY
 from shared.errors import (
     BadRequest,
     Forbidden,
@@ -250,7 +251,7 @@ def _as_problem(error: Exception) -> Problem | None:
         if error.status == 405:
             problem.headers = {"Allow": error.headers.get("Allow", "")}
         return problem
-    if isinstance(error, TimeoutError | ConnectionError | OSError):
+    if isinstance(error, (TimeoutError, *BUSY_OR_AWAY)):
         return Unavailable()
     return None
 

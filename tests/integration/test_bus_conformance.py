@@ -35,6 +35,8 @@ class Transport:
 
     @asynccontextmanager
     async def consuming(self, subscription: Subscription, handler: "Recorder") -> AsyncIterator[None]:
+        # First, or the first messages may find the queue half made: some refused, later ones accepted.
+        await self.bus.declare([subscription])
         stop = asyncio.Event()
         task = asyncio.create_task(self.bus.consume(subscription, handler, stop))
         try:
@@ -251,6 +253,7 @@ async def test_an_answer_of_the_wrong_length_is_a_failure(transport: Transport) 
         handled.extend(message.message_id for message in batch)
         return [Outcome.DONE] * len(batch)
 
+    await transport.bus.declare([EVERYTHING])
     stop = asyncio.Event()
     consumer = asyncio.create_task(transport.bus.consume(EVERYTHING, handler, stop))
     await transport.publish(messages("m1"))
@@ -277,7 +280,6 @@ async def test_each_subscription_gets_everything_and_none_suffers_for_another(tr
         transport.consuming(subscriptions[1], parks),
         transport.consuming(subscriptions[2], slow),
     ):
-        await transport.bus.declare(subscriptions)
         await transport.publish(messages("m1", "m2"))
         for recorder in (fine, slow):
             await recorder.until(lambda r: {"m1", "m2"} <= set(r.done))
@@ -296,6 +298,7 @@ async def test_stopping_finishes_the_batch_in_hand_and_leaves_the_rest_to_the_ne
         first.extend(message.message_id for message in batch)
         return [Outcome.DONE] * len(batch)
 
+    await transport.bus.declare([EVERYTHING])
     stop = asyncio.Event()
     consumer = asyncio.create_task(transport.bus.consume(subscription, slow, stop))
     publishing = asyncio.create_task(transport.publish(numbered(50)))

@@ -23,7 +23,7 @@ from shared.identity_client import InternalTokens, ServiceClient
 from shared.loopback import LoopbackBus
 from shared.migrate import migrate
 from tests.support.databases import Databases
-from tests.support.identity import INTERNAL_SECRET, IdentityStack
+from tests.support.identity import INTERNAL_SECRET, OPERATOR_PASSWORD, IdentityStack
 
 _numbers = count(1)
 LEDGER_MIGRATIONS = MIGRATIONS.parents[1] / "ledger" / "migrations"
@@ -305,6 +305,30 @@ async def test_a_missing_migration_is_not_ready(databases: Databases) -> None:
         await connection.close()
         answer = await identity.get("/readyz")
         assert (answer.status, answer.body["failed"]) == (503, ["migrations"])
+
+
+async def test_lost_connections_are_503_and_soon_forgotten(identity: IdentityStack) -> None:
+    operator, stop, seen = await identity.operator(), asyncio.Event(), set[int]()
+
+    async def hammer() -> None:
+        while not stop.is_set():
+            seen.add((await identity.get("/v1/companies", operator)).status)
+            form = {"grant_type": "password", "username": "operator", "password": OPERATOR_PASSWORD}
+            seen.add((await identity.ask_token(**form)).status)
+
+    tasks = [asyncio.create_task(hammer()) for _ in range(4)]
+    other = await asyncpg.connect(identity.dsn)
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        await other.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    await other.close()
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert seen <= {200, 503}
+    assert (await identity.get("/v1/companies", operator)).status == 200
 
 
 async def test_an_unusable_configuration_says_what_to_set(databases: Databases) -> None:

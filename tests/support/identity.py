@@ -72,8 +72,8 @@ class IdentityStack:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, dsn: str, **settings: Any) -> AsyncIterator[IdentityStack]:
-        """Start it on a migrated database; `settings` are of `Config`."""
+    async def running(cls, dsn: str, hasher: Hasher | None = None, **settings: Any) -> AsyncIterator[IdentityStack]:
+        """Start it on a migrated database; `settings` are of `Config`. Passwords are hashed fast unless said."""
         port = free_port()
         defaults = {
             "identity_database_url": SecretStr(dsn),
@@ -83,7 +83,7 @@ class IdentityStack:
             "log_level": "error",
         }
         config = Config(**{**defaults, **settings})
-        hasher = fast_hasher()
+        hasher = hasher or fast_hasher()
         runner = web.AppRunner(create_app(config, hasher=hasher), access_log=None)
         await runner.setup()
         try:
@@ -96,11 +96,13 @@ class IdentityStack:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, databases: Databases, **settings: Any) -> AsyncIterator[IdentityStack]:
+    async def fresh(
+        cls, databases: Databases, hasher: Hasher | None = None, **settings: Any
+    ) -> AsyncIterator[IdentityStack]:
         """Start it on a new database, which is dropped afterwards."""
         dsn = await databases.create(MIGRATIONS)
         try:
-            async with cls.running(dsn, **settings) as stack:
+            async with cls.running(dsn, hasher, **settings) as stack:
                 yield stack
         finally:
             await databases.drop(dsn)
