@@ -1,0 +1,32 @@
+"""`python -m services.reporting api|consumer|migrate|rebuild`"""
+
+from __future__ import annotations
+
+from services.reporting import consumer
+from services.reporting.app import create_app
+from services.reporting.rebuild import rebuild
+from services.reporting.store import MIGRATIONS
+from shared.config import Config
+from shared.migrate import migrate
+from shared.process import command_line
+from shared.web.serve import serve, stop_on_signals
+
+
+async def _api(config: Config) -> None:
+    await serve(create_app(config), config.host, config.port, stop_on_signals())
+
+
+async def _consumer(config: Config) -> None:
+    await consumer.run(config, stop_on_signals())
+
+
+async def _migrate(config: Config) -> None:
+    await migrate(config.required("reporting_database_url"), MIGRATIONS)
+
+
+async def _rebuild(config: Config) -> None:
+    print(f"{await rebuild(config.required('reporting_database_url'))} companies rebuilt")
+
+
+if __name__ == "__main__":
+    command_line("reporting", {"api": _api, "consumer": _consumer, "migrate": _migrate, "rebuild": _rebuild})
