@@ -20,12 +20,13 @@ import structlog
 
 from services.ledger import store
 from services.ledger.domain.books import Books, Remembered
-from services.ledger.domain.commands import Command, Wants
+from services.ledger.domain.commands import Command
 from services.ledger.domain.decide import decide
 from services.ledger.domain.journal import Journal
+from services.ledger.domain.wants import Wants
 from shared.contracts.ledger_events import POSTING
 from shared.crash import point
-from shared.db import TRANSIENT, acquire
+from shared.db import BUSY_OR_AWAY, TRANSIENT, acquire
 from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
@@ -229,6 +230,9 @@ class Poster:
                 # Perhaps committed, perhaps not: the keys tell, so the same batch can safely be posted again.
                 log.warning("batch_retried", commands=len(commands), attempt=attempt, exc_info=True)
                 await asyncio.sleep(0.05 * 4**attempt)
+            except BUSY_OR_AWAY:
+                log.warning("batch_given_up", commands=len(commands), exc_info=True)
+                break  # Another wait for the same lock would hold up everybody behind this batch.
             except Problem:
                 raise
             except Exception:

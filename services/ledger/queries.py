@@ -12,7 +12,7 @@ import asyncpg
 from services.ledger import store
 from services.ledger.domain import documents
 from services.ledger.domain.books import Books
-from services.ledger.domain.commands import Wants
+from services.ledger.domain.wants import Wants
 from shared.db import acquire
 from shared.errors import NotFound
 
@@ -194,8 +194,11 @@ async def read_page(
 
 
 async def read_history(pool: asyncpg.Pool, company_id: UUID, payment_id: UUID) -> list[dict[str, Any]]:
-    """Every set of words that a receipt has had, oldest first."""
-    return [dict(row) for row in await pool.fetch(_HISTORY, company_id, payment_id)]
+    """Every set of words that a receipt has had, oldest first; or NotFound."""
+    rows = await pool.fetch(_HISTORY, company_id, payment_id)
+    if not rows:
+        raise NotFound()
+    return [dict(row) for row in rows]
 
 
 async def read_batches(

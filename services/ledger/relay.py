@@ -21,7 +21,5 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
     """Publish until `stop`."""
     async with bus_of(config, bus) as publisher:
         relay = Relay(config.required("ledger_database_url"), publisher, BILLING_EVENTS, SELECT)
-        jobs = run_background(
-            config, stop, relay.run(stop), checks={"relay": relay_check(relay)}, registry=relay_registry(relay)
-        )
-        await jobs
+        checks = {"relay": relay_check(relay)}
+        await run_background(config, stop, relay.run(stop), checks=checks, registry=relay_registry(relay))

@@ -26,8 +26,8 @@ from services.ledger.domain.books import (
     Remembered,
     Words,
 )
-from services.ledger.domain.commands import Wants
 from services.ledger.domain.journal import TABLES, Journal
+from services.ledger.domain.wants import Wants
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
 

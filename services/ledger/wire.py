@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, Strict, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from shared.errors import Invalid
@@ -27,38 +27,48 @@ from shared.money import NonNegativeCents, PositiveCents
 
 Method = Literal["check", "cash", "credit_card", "eft", "other"]
 GroupCode = Literal["CO", "PR", "OA", "PI"]
+Version = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 Units = Annotated[int, Strict(), Field(ge=1, le=999)]
+
+
+def _born(day: date) -> date:
+    # It may be tomorrow where the patient was born today.
+    if day > date.today() + timedelta(days=1):
+        raise PydanticCustomError("date_in_future", "The date is in the future")
+    return day
+
+
+BirthDate = Annotated[IsoDate, AfterValidator(_born)]
 
 
 class PatientIn(Body):
     account_number: Line
     first_name: Line
     last_name: Line
-    date_of_birth: IsoDate
+    date_of_birth: BirthDate
     payer_id: Id | None = None
-
-    @model_validator(mode="after")
-    def _born(self) -> PatientIn:
-        if self.date_of_birth > date.today():
-            raise PydanticCustomError("date_in_future", "The date of birth is in the future")
-        return self
 
 
 class PatientPatch(Body):
     account_number: Line | None = None
     first_name: Line | None = None
     last_name: Line | None = None
-    date_of_birth: IsoDate | None = None
+    date_of_birth: BirthDate | None = None
     payer_id: Id | None = None
 
 
-class PatientSearch(Body):
+class Search(Body):
+    """Criteria in a body, because no patient's data may stand in a URL; names match from their beginning."""
+
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    cursor: Id | None = None
+
+
+class PatientSearch(Search):
     account_number: Line | None = None
     last_name: Line | None = None
     first_name: Line | None = None
     date_of_birth: IsoDate | None = None
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
-    cursor: Id | None = None
 
 
 class PayerIn(Body):
@@ -75,6 +85,11 @@ class PayerPatch(Body):
     era_payer_ids: Annotated[list[Line], Field(max_length=50)] | None = None
 
 
+class PayerSearch(Search):
+    code: Line | None = None
+    name: Line | None = None
+
+
 class PhysicianIn(Body):
     npi: Npi
     first_name: Line
@@ -87,15 +102,9 @@ class PhysicianPatch(Body):
     last_name: Line | None = None
 
 
-class NameSearch(Body):
-    """Search of payers (code, name) and referring physicians (npi, last_name); text matches from its beginning."""
-
-    code: Line | None = None
-    name: Line | None = None
+class PhysicianSearch(Search):
     npi: Npi | None = None
     last_name: Line | None = None
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
-    cursor: Id | None = None
 
 
 class ChargeIn(Body):
@@ -236,13 +245,13 @@ class ExceptionsQuery(Page):
 
 class EventsQuery(Query):
     company_id: Id | None = None
-    after_version: Annotated[int, Field(ge=0)] = 0
+    after_version: Version = 0
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
 class ControlTotalsQuery(Query):
     company_id: Id | None = None
-    as_of_version: Annotated[int, Field(ge=0, le=1 << 62)] | None = None
+    as_of_version: Version | None = None
 
 
 def given(body: Body) -> dict[str, Any]:

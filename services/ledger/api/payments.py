@@ -145,9 +145,14 @@ async def listing(call: Call) -> web.Response:
 
 
 async def read(call: Call) -> web.Response:
-    pool, company = ledger(call).pool, call.principal.company
-    document = await queries.read_document(pool, company, "payment", call.path_id())
-    return json_response(document | {"history": await queries.read_history(pool, company, call.path_id())})
+    company = call.principal.company
+    return json_response(await queries.read_document(ledger(call).pool, company, "payment", call.path_id()))
+
+
+async def history(call: Call) -> web.Response:
+    company = call.principal.company
+    items = await queries.read_history(ledger(call).pool, company, call.path_id())
+    return json_response({"items": items, "next": None})
 
 
 async def change(call: Call) -> web.Response:
@@ -195,7 +200,8 @@ ENDPOINTS = (
         answer_type="application/x-ndjson",
     ),
     Endpoint("GET", "/v1/payments", listing, _VIEW, "List payments, newest first", query=wire.PaymentsQuery),
-    Endpoint("GET", "/v1/payments/{id}", read, _VIEW, "One payment with applications, adjustments and history"),
+    Endpoint("GET", "/v1/payments/{id}", read, _VIEW, "One payment with applications and adjustments"),
+    Endpoint("GET", "/v1/payments/{id}/history", history, _VIEW, "Every set of words a payment has had, oldest first"),
     Endpoint("PATCH", "/v1/payments/{id}", change, _EDIT, "Correct the words of a payment", body=wire.PaymentPatch),
     Endpoint(
         "POST",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.books import PATIENT, PAYER, Books, Charge
+from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Payment
 from services.ledger.domain.commands import (
     AdjustCharge,
     Adjustment,
@@ -16,10 +16,14 @@ from services.ledger.domain.commands import (
     TransferCharge,
 )
 from services.ledger.domain.documents import charge_document
-from services.ledger.domain.journal import Draft, Journal
+from services.ledger.domain.draft import Draft
+from services.ledger.domain.journal import Journal
 from shared.errors import Invalid, NotFound
 from shared.ids import uuid7
 from shared.money import MAX_CENTS, dollars
+
+TO_PATIENT = "PR"
+"""The group code that moves an amount to the patient."""
 
 
 def post_charge(books: Books, journal: Journal, command: Command, act: PostCharge) -> dict[str, Any]:
@@ -57,14 +61,34 @@ def change_charge(books: Books, journal: Journal, command: Command, act: ChangeC
     """Corrected words; a change of amount is a compensating transfer, never below what is settled already."""
     charge = open_charge(books, act.charge_id)
     check_payer(books, act.changes.get("payer_id"))
-    rise = act.changes.get("amount_cents", charge.amount_cents) - charge.amount_cents
-    if rise < 0 and -rise > charge.balance_cents:
+    amount_cents = act.changes.get("amount_cents", charge.amount_cents)
+    if charge.amount_cents - amount_cents > max(charge.balance_cents, 0):
         raise over_applied("amount_cents", "the new amount", charge.balance_cents)
+    changes = {name: value for name, value in act.changes.items() if value != getattr(charge, name)}
+    if not changes:
+        return charge_document(charge)
+    changes.pop("amount_cents", None)
     draft = Draft(books, journal, "charge_correction", command.actor.user_id, command.correlation_id)
-    draft.correct_charge(charge, **act.changes)
-    draft.move(_owing(charge, -rise), "revenue", rise, charge=charge)
+    rewrite(draft, charge, **changes)
+    change_amount(draft, charge, amount_cents)
     draft.close()
     return charge_document(charge)
+
+
+def rewrite(draft: Draft, charge: Charge, **changes: Any) -> None:
+    """New words. With its first payer a charge is the payer's to pay, with its last payer gone the patient's."""
+    before = charge.party
+    draft.correct_charge(charge, **changes)
+    if charge.party != before:
+        draft.move(charge.party, before, charge.due[before], charge=charge)
+
+
+def change_amount(draft: Draft, charge: Charge, amount_cents: int) -> None:
+    """Compensate the difference: receivable / revenue, or the other way round."""
+    for party, cents in split(charge.due, charge.party, charge.amount_cents - amount_cents):
+        draft.move("revenue", party, cents, charge=charge)
+    charge.amount_cents = amount_cents
+    draft.revise_charge(charge)
 
 
 def set_charge_state(books: Books, journal: Journal, command: Command, act: SetChargeState) -> dict[str, Any]:
@@ -93,8 +117,9 @@ def set_state(draft: Draft, charge: Charge, state: str) -> None:
 def adjust_charge(books: Books, journal: Journal, command: Command, act: AdjustCharge) -> dict[str, Any]:
     """A write-off without a payment."""
     charge = open_charge(books, act.adjustment.charge_id)
-    if act.adjustment.amount_cents > charge.balance_cents:
-        raise over_applied("amount_cents", "the adjustment", charge.balance_cents)
+    most = charge.due[PAYER] if act.adjustment.group_code == TO_PATIENT else charge.balance_cents
+    if act.adjustment.amount_cents > most:
+        raise over_applied("amount_cents", "the adjustment", most)
     draft = Draft(books, journal, "adjustment", command.actor.user_id, command.correlation_id)
     adjust(draft, charge, act.adjustment)
     draft.close()
@@ -108,34 +133,29 @@ def transfer_charge(books: Books, journal: Journal, command: Command, act: Trans
     if act.to == "payer" and charge.payer_id is None:
         raise Invalid.field("to", "no_payer", "The charge has no payer")
     if act.amount_cents > charge.due[source]:
-        raise over_applied("amount_cents", "the transfer", max(charge.due[source], 0))
+        raise over_applied("amount_cents", "the transfer", charge.due[source])
     draft = Draft(books, journal, "transfer", command.actor.user_id, command.correlation_id)
     draft.move(target, source, act.amount_cents, charge=charge)
     draft.close()
     return charge_document(charge)
 
 
-def adjust(draft: Draft, charge: Charge, row: Adjustment, payment: Any = None) -> None:
+def adjust(draft: Draft, charge: Charge, row: Adjustment, payment: Payment | None = None) -> None:
     """Adjustment / receivable; group PR is no write-off but a move to the patient (feeds.md 1.2)."""
     detail = f"{row.group_code}:{row.reason_code}"
-    if row.group_code == "PR":
+    if row.group_code == TO_PATIENT:
         draft.move(PATIENT, PAYER, row.amount_cents, detail=detail, charge=charge, payment=payment)
-    else:
-        draft.move(
-            "adjustment",
-            _owing(charge, row.amount_cents),
-            row.amount_cents,
-            detail=detail,
-            charge=charge,
-            payment=payment,
-        )
+        return
+    for party, cents in split(charge.due, charge.party, row.amount_cents):
+        draft.move("adjustment", party, cents, detail=detail, charge=charge, payment=payment)
 
 
-def _owing(charge: Charge, cents: int) -> str:
-    """The party whose balance an amount reduces: the payer while he owes enough, else whoever owes more."""
-    if charge.due[PAYER] >= cents and charge.payer_id:
-        return PAYER
-    return PAYER if charge.due[PAYER] > charge.due[PATIENT] else PATIENT
+def split(due: dict[str, int], first: str, cents: int) -> list[tuple[str, int]]:
+    """How an amount comes off what is owed: off `first`'s part, then off the other's. What is given back, or more
+    than is owed, is `first`'s."""
+    other = PATIENT if first == PAYER else PAYER
+    beyond = min(cents - max(due[first], 0), due[other])
+    return [(first, cents - beyond), (other, beyond)] if beyond > 0 else [(first, cents)]
 
 
 def open_charge(books: Books, charge_id: UUID, field: str | None = None) -> Charge:
@@ -166,6 +186,5 @@ def check_payer(books: Books, payer_id: UUID | None) -> None:
 
 
 def over_applied(field: str, what: str, open_cents: int) -> Invalid:
-    return Invalid.field(
-        field, "over_applied", f"Above the open balance: {what} may take at most {dollars(min(open_cents, MAX_CENTS))}"
-    )
+    most = dollars(min(max(open_cents, 0), MAX_CENTS))
+    return Invalid.field(field, "over_applied", f"Above the open balance: {what} may take at most {most}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from services.ledger.domain import charges, commands, emr, parties, payments, remittances
+from services.ledger.domain import charges, commands, emr, feed_acts, parties, payments, remittances
 from services.ledger.domain.books import Books
 from services.ledger.domain.commands import Command
 from services.ledger.domain.journal import Journal
@@ -26,9 +26,9 @@ _RULES: Final[dict[type, Callable[[Books, Journal, Command, Any], dict[str, Any]
     commands.CorrectPayment: payments.correct_payment,
     commands.ReversePayment: payments.reverse_payment,
     commands.RefundPayment: payments.refund_payment,
-    commands.EmrDocument: emr.emr_document,
-    commands.PostRemittance: remittances.post_remittance,
-    commands.ApplyRemittance: remittances.apply_remittance,
+    feed_acts.EmrDocument: emr.emr_document,
+    feed_acts.PostRemittance: remittances.post_remittance,
+    feed_acts.ApplyRemittance: remittances.apply_remittance,
 }
 
 

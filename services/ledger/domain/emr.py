@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
-from services.ledger.domain.books import Books, Charge, FeedDocument, Patient, Words
-from services.ledger.domain.charges import set_state
-from services.ledger.domain.commands import Command, EmrDocument, EmrPerson
-from services.ledger.domain.journal import Draft, Journal
-from services.ledger.domain.payments import new_payment, unapply_all
+from services.ledger.domain.books import Books, Charge, FeedDocument, Patient, Payment, Words
+from services.ledger.domain.charges import change_amount, rewrite, set_state
+from services.ledger.domain.commands import Command
+from services.ledger.domain.draft import Draft
+from services.ledger.domain.feed_acts import EmrDocument, EmrPerson
+from services.ledger.domain.journal import Journal
+from services.ledger.domain.payments import check_can_be_unapplied, new_payment, unapply_all
 from shared.errors import Invalid
 from shared.ids import uuid7
 
@@ -27,63 +30,93 @@ def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocum
             "data.emr_clinic_id", "unknown_clinic", "No location of the client's companies has this clinic"
         )
     known = books.documents.get((act.source, act.kind, act.external_id))
-    deleted = act.words is None
-    if known is not None:
-        if (act.external_version, deleted) < (known.external_version, known.deleted):
-            return {"outcome": "ignored", "reason": "stale_version", "document_id": known.document_id}
-        if (act.external_version, deleted) == (known.external_version, known.deleted):
-            if not deleted and known.content_hash != command.body_hash:
-                raise Invalid.field("data", "conflict", "The same version was sent before with other content")
-            return {"outcome": "duplicate", "reason": "same_version", "document_id": known.document_id}
     document_id = known.document_id if known else None
-    _check(books, act, location.location_id, document_id)
-    if not (deleted and document_id is None):
-        draft = Draft(books, journal, f"emr_{act.kind}", command.actor.user_id, command.correlation_id)
-        turn = _payment if act.kind == "payment" else _charge
-        document_id = turn(books, draft, command, act, document_id, location.location_id)
+    if known is not None and (seen := _seen(known, act)) is not None:
+        return {**seen, "document_id": document_id}
+    if act.kind == "payment":
+        draft, document_id = _payment(books, journal, command, act, document_id, location.location_id)
+    else:
+        draft, document_id = _charge(books, journal, command, act, document_id, location.location_id)
+    if draft:
         draft.close()
-    books.documents[act.source, act.kind, act.external_id] = FeedDocument(
-        act.external_version, document_id, deleted, command.body_hash
-    )
-    journal.add(
+    known = FeedDocument(act.external_version, document_id, act.deleted, act.content_hash)
+    books.documents[act.source, act.kind, act.external_id] = known
+    journal.keep(
         "feed_document",
+        (act.source, act.kind, act.external_id),
         company_id=books.company_id,
         source=act.source,
         kind=act.kind,
         external_id=act.external_id,
         external_version=act.external_version,
         document_id=document_id,
-        deleted=deleted,
-        content_hash=command.body_hash,
+        deleted=act.deleted,
+        content_hash=act.content_hash,
     )
-    return {"outcome": "posted", "reason": None, "document_id": document_id}
+    if draft:
+        return {"outcome": "posted", "reason": None, "document_id": document_id}
+    return {"outcome": "ignored", "reason": act.withheld or "nothing_to_delete", "document_id": document_id}
 
 
-def _payment(books: Books, draft: Draft, command: Command, act: EmrDocument, document_id: Any, location_id: Any) -> Any:
-    existing = books.payments.get(document_id) if document_id else None
+def _seen(known: FeedDocument, act: EmrDocument) -> dict[str, Any] | None:
+    """The answer to a state that is not above the one we know."""
+    told, ours = (act.external_version, act.deleted), (known.external_version, known.deleted)
+    if told > ours:
+        return None
+    if told < ours:
+        return {"outcome": "ignored", "reason": "stale_version"}
+    if not act.deleted and known.content_hash != act.content_hash:
+        raise Invalid.field("data", "conflict", "The same version was sent before with other content")
+    return {"outcome": "duplicate", "reason": "same_version"}
+
+
+def _payment(
+    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None, location_id: UUID
+) -> tuple[Draft | None, UUID | None]:
+    existing = books.payments[document_id] if document_id else None
+    if act.words is None and (existing is None or existing.words.withdrawn):
+        return None, document_id
+    if existing:
+        _check_payment(books, existing, act.words["amount_cents"] if act.words else 0)
+    draft = _draft(books, journal, command, act)
     if act.words is None:
         words = replace(existing.words, amount_cents=0, withdrawn=True) if existing else None
     else:
-        patient_id = _patient(books, draft, act.person)
-        words = Words(location_id=location_id, patient_id=patient_id, **act.words)
+        words = Words(location_id=location_id, patient_id=_patient(books, draft, act.person), **act.words)
     if existing is None or words is None:
-        return new_payment(books, draft, command, words, external_id=act.external_id).payment_id if words else None
-    if existing.applied_cents > words.amount_cents:
+        existing = new_payment(books, draft, command, words, external_id=act.external_id) if words else None
+        return draft, existing.payment_id if existing else None
+    if existing.applied_cents > words.amount_cents - existing.refunded_cents or words.withdrawn:
         unapply_all(draft, existing)
     draft.correct(existing, words)
-    return existing.payment_id
+    return draft, existing.payment_id
 
 
-def _charge(books: Books, draft: Draft, command: Command, act: EmrDocument, document_id: Any, location_id: Any) -> Any:
-    existing = books.charges.get(document_id) if document_id else None
+def _check_payment(books: Books, payment: Payment, amount_cents: int) -> None:
+    """Refuse, before anything is drafted, a change that a person has to settle first."""
+    if payment.reversed_by is not None:
+        raise Invalid.field("data", "already_reversed", "The payment was reversed by a person")
+    if payment.refunded_cents > amount_cents:
+        raise Invalid.field("data", "already_refunded", "More was refunded than would remain")
+    check_can_be_unapplied(books, payment, "data")
+
+
+def _charge(
+    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None, location_id: UUID
+) -> tuple[Draft | None, UUID | None]:
+    existing = books.charges[document_id] if document_id else None
+    if act.words is None and (existing is None or existing.state == "void"):
+        return None, document_id
+    if existing:
+        _check_charge(books, existing, act, location_id)
+    draft = _draft(books, journal, command, act)
     if act.words is None:
-        if existing is not None and existing.state != "void":
+        if existing:
             set_state(draft, existing, "void")
-        return document_id
+        return draft, document_id
     patient_id = _patient(books, draft, act.person)
-    payer_id = books.patients[patient_id].payer_id
     words = {"patient_id": patient_id, "location_id": location_id, **act.words}
-    if existing is None or existing.state == "void":
+    if existing is None:
         charge = Charge(
             charge_id=uuid7(),
             version=draft.version,
@@ -92,36 +125,27 @@ def _charge(books: Books, draft: Draft, command: Command, act: EmrDocument, docu
             external_id=act.external_id,
             poster_id=command.actor.user_id,
             state="active",
-            payer_id=payer_id,
+            payer_id=books.patients[patient_id].payer_id,
             **words,
         )
         draft.open_charge(charge)
         draft.move(charge.party, "revenue", charge.amount_cents, charge=charge)
-        return charge.charge_id
-    rise = words["amount_cents"] - existing.amount_cents
-    draft.correct_charge(existing, **words)
-    draft.move(existing.party, "revenue", rise, charge=existing)
-    return existing.charge_id
+        return draft, charge.charge_id
+    if existing.patient_id != patient_id:
+        words["payer_id"] = books.patients[patient_id].payer_id
+    if existing.state == "void":
+        words["state"] = "active"
+    amount_cents = words.pop("amount_cents")
+    rewrite(draft, existing, **words)
+    change_amount(draft, existing, amount_cents)
+    return draft, existing.charge_id
 
 
-def _check(books: Books, act: EmrDocument, location_id: Any, document_id: Any) -> None:
-    """Refuse, before anything is drafted, a change that a person has to settle first."""
-    if act.words is not None and act.person is None:
-        raise Invalid.field("data.patient", "missing", "The patient is required")
-    if document_id is None:
-        return
-    if act.kind == "payment":
-        payment = books.payments[document_id]
-        if payment.reversed_by is not None:
-            raise Invalid.field("data", "already_reversed", "The payment was reversed by a person")
-        if payment.refunded_cents > (act.words["amount_cents"] if act.words else 0):
-            raise Invalid.field("data", "already_refunded", "More was refunded than would remain")
-        return
-    charge = books.charges[document_id]
+def _check_charge(books: Books, charge: Charge, act: EmrDocument, location_id: UUID) -> None:
+    """Money stands under a charge's patient, place and code: those cannot change beneath it."""
     settled = charge.applied_cents + charge.adjusted_cents
-    if charge.state == "void" or not (charge.applied_cents or charge.adjusted_cents):
+    if not (charge.applied_cents or charge.adjusted_cents):
         return
-    # Money stands under the charge's patient, place and code: those cannot change beneath it.
     words, person = act.words, books.patients[charge.patient_id].account_number
     same = words is not None and (words["procedure_code"], location_id, act.person and act.person.account_number) == (
         charge.procedure_code,
@@ -132,10 +156,14 @@ def _check(books: Books, act: EmrDocument, location_id: Any, document_id: Any) -
         raise Invalid.field("data", "charge_has_payments", "Money is applied to the charge")
 
 
-def _patient(books: Books, draft: Draft, person: EmrPerson | None) -> Any:
+def _draft(books: Books, journal: Journal, command: Command, act: EmrDocument) -> Draft:
+    return Draft(books, journal, f"emr_{act.kind}", command.actor.user_id, command.correlation_id)
+
+
+def _patient(books: Books, draft: Draft, person: EmrPerson | None) -> UUID:
     """The patient by account number; one that the ledger does not know is created from the feed."""
     if person is None:
-        raise ValueError("checked before")
+        raise ValueError("a state with words has a person")
     patient = books.patient_by_account(person.account_number)
     if patient is None:
         patient = Patient(

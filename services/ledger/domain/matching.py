@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.ledger.domain.books import Books, Charge
-from services.ledger.domain.commands import RemittanceClaim, RemittanceLine, external_ids, line_key
+from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine, external_ids, line_key
 
 NOT_OUR_CLAIM, PREDETERMINATION = "23", "25"
 

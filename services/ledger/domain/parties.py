@@ -10,7 +10,8 @@ from services.ledger.domain.books import Books, Patient, Payer, Physician
 from services.ledger.domain.charges import check_payer
 from services.ledger.domain.commands import ChangeParty, Command, DeclareBatch, NewPatient, NewPayer, NewPhysician
 from services.ledger.domain.documents import patient_document, payer_document, physician_document
-from services.ledger.domain.journal import Draft, Journal
+from services.ledger.domain.draft import Draft
+from services.ledger.domain.journal import Journal
 from shared.errors import Invalid, NotFound
 from shared.ids import uuid7
 

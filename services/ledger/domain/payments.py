@@ -9,8 +9,17 @@ from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.books import PATIENT, PAYER, Books, Payment, Words
-from services.ledger.domain.charges import adjust, check_location, check_payer, open_charge, over_applied
+from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Lines, Payment, Words
+from services.ledger.domain.charges import (
+    TO_PATIENT,
+    adjust,
+    check_location,
+    check_payer,
+    open_charge,
+    over_applied,
+    set_state,
+    split,
+)
 from services.ledger.domain.commands import (
     Adjustment,
     Application,
@@ -22,7 +31,8 @@ from services.ledger.domain.commands import (
     ReversePayment,
 )
 from services.ledger.domain.documents import payment_document
-from services.ledger.domain.journal import Draft, Journal
+from services.ledger.domain.draft import Draft
+from services.ledger.domain.journal import Journal
 from shared.errors import Invalid, NotFound
 from shared.ids import uuid7
 
@@ -40,7 +50,7 @@ def post_payment(books: Books, journal: Journal, command: Command, act: PostPaym
     check_payer(books, act.payer_id)
     if act.patient_id is not None and act.patient_id not in books.patients:
         raise Invalid.field("patient_id", "unknown_patient", "There is no such patient")
-    check_settlement(books, act.applications, act.adjustments, act.amount_cents)
+    check_settlement(books, act.payer_id, act.applications, act.adjustments, act.amount_cents)
     draft = Draft(books, journal, "payment", command.actor.user_id, command.correlation_id)
     payment = new_payment(
         books,
@@ -85,7 +95,7 @@ def new_payment(books: Books, draft: Draft, command: Command, words: Words, **mo
 def apply_payment(books: Books, journal: Journal, command: Command, act: ApplyPayment) -> dict[str, Any]:
     """Apply existing money to charges: unapplied / receivable."""
     payment = _live_payment(books, act.payment_id)
-    check_settlement(books, act.applications, act.adjustments, payment.available_cents)
+    check_settlement(books, payment.words.payer_id, act.applications, act.adjustments, payment.available_cents)
     draft = Draft(books, journal, "application", command.actor.user_id, command.correlation_id)
     _settle(draft, payment, act.applications, act.adjustments)
     draft.close()
@@ -115,15 +125,13 @@ def reverse_payment(books: Books, journal: Journal, command: Command, act: Rever
     original = _live_payment(books, act.payment_id)
     if original.refunded_cents:
         raise Invalid.field("payment", "already_refunded", "Part of the payment was refunded")
+    check_can_be_unapplied(books, original, "payment")
     deposit_date = act.deposit_date or books.today
     check_deposit_date(books, deposit_date)
     draft = Draft(books, journal, "reversal", command.actor.user_id, command.correlation_id)
     words = replace(original.words, amount_cents=-original.words.amount_cents, deposit_date=deposit_date, memo=act.memo)
     reversal = new_payment(books, draft, command, words, reverses_id=original.payment_id)
-    for key, cents in original.lines.oriented():
-        if "cash" not in (key.debit, key.credit):
-            charge = books.charges[key.charge_id] if key.charge_id else None
-            draft.move(key.credit, key.debit, cents, detail=key.detail, charge=charge, payment=reversal)
+    _undo(draft, original.lines, reversal)
     original.reversed_by = reversal.payment_id
     draft.close()
     return payment_document(reversal)
@@ -154,28 +162,43 @@ def refund_payment(books: Books, journal: Journal, command: Command, act: Refund
 
 
 def check_settlement(
-    books: Books, applications: Sequence[Application], adjustments: Sequence[Adjustment], available_cents: int
+    books: Books,
+    payer_id: UUID | None,
+    applications: Sequence[Application],
+    adjustments: Sequence[Adjustment],
+    available_cents: int,
 ) -> None:
-    """Applications within the money, applications plus adjustments within each charge's open balance (Q6)."""
+    """Applications within the money, applications plus adjustments within each charge's open balance (Q6), and what
+    moves to the patient within what the payer still owes."""
     taken: dict[UUID, int] = defaultdict(int)
-    seen: set[UUID] = set()
+    due: dict[UUID, dict[str, int]] = {}
     for index, row in enumerate(applications):
         field = f"applications.{index}"
-        open_charge(books, row.charge_id, f"{field}.charge_id")
-        if row.charge_id in seen:
+        charge = open_charge(books, row.charge_id, f"{field}.charge_id")
+        if row.charge_id in taken:
             raise Invalid.field(f"{field}.charge_id", "duplicate_charge", "A charge may be named once")
-        seen.add(row.charge_id)
-        taken[row.charge_id] += row.amount_cents
-        if taken[row.charge_id] > books.charges[row.charge_id].balance_cents:
-            raise over_applied(f"{field}.amount_cents", "this charge", books.charges[row.charge_id].balance_cents)
+        taken[row.charge_id] = row.amount_cents
+        if row.amount_cents > charge.balance_cents:
+            raise over_applied(f"{field}.amount_cents", "this charge", charge.balance_cents)
+        due[row.charge_id] = {**charge.due}
+        for party, cents in split(charge.due, _first(payer_id, charge), row.amount_cents):
+            due[row.charge_id][party] -= cents
     if sum(taken.values()) > available_cents:
-        raise over_applied("applications", "the applications", max(available_cents, 0))
-    for index, adjustment in enumerate(adjustments):
+        raise over_applied("applications", "the applications", available_cents)
+    for index, adjustment in _in_order(adjustments):
         field = f"adjustments.{index}"
         charge = open_charge(books, adjustment.charge_id, f"{field}.charge_id")
+        left = due.setdefault(charge.charge_id, {**charge.due})
         taken[charge.charge_id] += adjustment.amount_cents
         if taken[charge.charge_id] > charge.balance_cents:
             raise over_applied(f"{field}.amount_cents", "this charge", charge.balance_cents)
+        if adjustment.group_code == TO_PATIENT:
+            if adjustment.amount_cents > left[PAYER]:
+                raise over_applied(f"{field}.amount_cents", "the patient's part", left[PAYER])
+            left[PAYER] -= adjustment.amount_cents
+        else:
+            for party, cents in split(left, charge.party, adjustment.amount_cents):
+                left[party] -= cents
 
 
 def _settle(
@@ -183,29 +206,49 @@ def _settle(
 ) -> None:
     for row in applications:
         apply_cents(draft, payment, row.charge_id, row.amount_cents)
-    for adjustment in adjustments:
+    for _, adjustment in _in_order(adjustments):
         adjust(draft, draft.books.charges[adjustment.charge_id], adjustment, payment)
 
 
+def _in_order(adjustments: Sequence[Adjustment]) -> list[tuple[int, Adjustment]]:
+    """What moves to the patient is what remains: it comes after the write-offs. Each with its place in the request."""
+    return sorted(enumerate(adjustments), key=lambda row: row[1].group_code == TO_PATIENT)
+
+
 def apply_cents(draft: Draft, payment: Payment, charge_id: UUID, cents: int) -> None:
-    """Unapplied / receivable: a payer's money settles the payer's part, a patient's the patient's."""
+    """Unapplied / receivable: a payer's money settles the payer's part first, a patient's the patient's."""
     charge = draft.books.charges[charge_id]
-    party = PAYER if payment.words.payer_id and charge.payer_id else PATIENT
-    draft.move("unapplied", party, cents, charge=charge, payment=payment)
+    for party, part in split(charge.due, _first(payment.words.payer_id, charge), cents):
+        draft.move("unapplied", party, part, charge=charge, payment=payment)
+
+
+def _first(payer_id: UUID | None, charge: Charge) -> str:
+    return PAYER if payer_id and charge.payer_id else PATIENT
 
 
 def unapply_all(draft: Draft, payment: Payment) -> None:
     """Take every application back, and the adjustments that came with them."""
-    for key, cents in payment.lines.oriented():
-        if key.charge_id:
-            draft.move(
-                key.credit,
-                key.debit,
-                cents,
-                detail=key.detail,
-                charge=draft.books.charges[key.charge_id],
-                payment=payment,
-            )
+    _undo(draft, payment.lines, payment)
+
+
+def _undo(draft: Draft, lines: Lines, payment: Payment) -> None:
+    """Every net transfer but the cash itself with its sides swapped, under `payment`."""
+    for key, cents in lines.oriented():
+        if "cash" in (key.debit, key.credit):
+            continue
+        charge = draft.books.charges[key.charge_id] if key.charge_id else None
+        draft.move(key.credit, key.debit, cents, detail=key.detail, charge=charge, payment=payment)
+        if charge and charge.state == "void":
+            set_state(draft, charge, "void")  # What was written off is owed again, and a void charge owes nothing.
+
+
+def check_can_be_unapplied(books: Books, payment: Payment, field: str) -> None:
+    """A charge is void when, all in all, no money is applied to it. When that was so because another payment had
+    taken this one's money back, giving it back a second time is for a person to sort out."""
+    for key in payment.lines.net:
+        applied = "unapplied" in (key.debit, key.credit)
+        if applied and key.charge_id and books.charges[key.charge_id].state == "void":
+            raise Invalid.field(field, "charge_void", "The money is applied to a void charge")
 
 
 def find_payment(books: Books, payment_id: UUID) -> Payment:

@@ -10,15 +10,18 @@ from typing import Any
 from uuid import UUID
 
 from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Payer, Payment, Words
-from services.ledger.domain.charges import adjust
-from services.ledger.domain.commands import Adjustment, ApplyRemittance, Command, PostRemittance
-from services.ledger.domain.journal import Draft, Journal
+from services.ledger.domain.charges import TO_PATIENT, adjust
+from services.ledger.domain.commands import Adjustment, Command
+from services.ledger.domain.draft import Draft
+from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance
+from services.ledger.domain.journal import Journal
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.payments import apply_cents, new_payment
 from shared.errors import NotFound
 from shared.ids import uuid7
 
 _DENIED = "4"
+_GROUPS = ("CO", "PR", "OA", "PI")
 _PRIOR_PAYER = ("OA", "23")
 """What earlier payers paid and wrote off: posted when their own remittance came."""
 _CONTRACTUAL = frozenset({"45", "253"})
@@ -104,18 +107,22 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
         return False
     apply_cents(draft, payment, charge.charge_id, paid)
     for group, reason, cents in _to_post(match):
-        row = Adjustment(charge.charge_id, group, reason, cents)
-        if group == "PR":
-            # The patient's part moves only while the payer still owes it; a charge without a payer is his already.
-            if -charge.due[PATIENT] <= cents <= charge.due[PAYER]:
-                adjust(draft, charge, row, payment)
-        elif cents > charge.balance_cents or -cents > charge.adjusted_cents:
-            misses.append(
-                _miss("over_applied", match, charge, group_code=group, reason_code=reason, adjustment_cents=cents)
-            )
-        else:
-            adjust(draft, charge, row, payment)
+        refusal = _refusal(charge, group, reason, cents)
+        if refusal:
+            numbers = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
+            misses.append(_miss(refusal, match, charge, **numbers))
+        elif group != TO_PATIENT or (charge.payer_id and -charge.due[PATIENT] <= cents <= charge.due[PAYER]):
+            # The patient's part moves only while the payer still owes it; a charge without a payer is all his.
+            adjust(draft, charge, Adjustment(charge.charge_id, group, reason, cents), payment)
     return True
+
+
+def _refusal(charge: Charge, group: str, reason: str, cents: int) -> str | None:
+    """Why an adjustment of a matched line must not post; what kind of adjustment it is has to be known."""
+    if group not in _GROUPS or not (reason.isalnum() and len(reason) <= 5):
+        return "unknown_code"
+    written_off = group != TO_PATIENT
+    return "over_applied" if written_off and not -charge.adjusted_cents <= cents <= charge.balance_cents else None
 
 
 def _to_post(match: Match) -> list[tuple[str, str, int]]:
@@ -125,9 +132,9 @@ def _to_post(match: Match) -> list[tuple[str, str, int]]:
     rows = [
         (group, reason, cents)
         for group, reason, cents in match.line.adjustments
-        if (group, reason) != _PRIOR_PAYER and (match.line.paid_cents or group == "PR" or reason in _CONTRACTUAL)
+        if (group, reason) != _PRIOR_PAYER and (match.line.paid_cents or group == TO_PATIENT or reason in _CONTRACTUAL)
     ]
-    return sorted(rows, key=lambda row: row[0] == "PR")
+    return sorted(rows, key=lambda row: row[0] == TO_PATIENT)
 
 
 def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from services.ledger.domain.commands import EmrDocument, EmrPerson
+from services.ledger.domain.feed_acts import EmrDocument, EmrPerson
 from services.ledger.wire import Method, Units
 from shared.errors import Invalid
 from shared.fields import DiagnosisCode, IsoDate, Line, Modifier, ProcedureCode
@@ -26,7 +27,8 @@ _TYPES: Final = {
 }
 
 Version = Annotated[int, Field(ge=1, le=1 << 53)]
-ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[!-~]+( [!-~]+)*$")]
+_EXTERNAL_ID: Final = r"^[!-~]+( [!-~]+)*$"
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_EXTERNAL_ID)]
 PaymentType = Literal[
     "copay", "coinsurance", "deductible", "wellness", "supplies", "payment_on_account", "other", "internal"
 ]
@@ -113,24 +115,23 @@ class Envelope(BaseModel):
     specversion: Literal["1.0"]
     id: ExternalId
     source: ExternalId
-    type: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    type: Annotated[str, StringConstraints(max_length=200, pattern=r"^[!-~]+$")]
     data: Any
 
 
 @dataclass(frozen=True, slots=True)
 class EmrEvent:
-    """An event with a readable envelope. `problem` says what is wrong with its data; otherwise `document` is set,
-    or `ignored` says why nothing is to be posted."""
+    """An event with a readable envelope: what it asks of the books, or the `problem` with its data."""
 
     source: str
     event_id: str
     type: str
     clinic: str | None
     content_hash: bytes
+    """Of type and data: the same id with another hash is a conflict."""
     amount_cents: int
     raw: str
     document: EmrDocument | None = None
-    ignored: str | None = None
     problem: Invalid | None = None
 
 
@@ -152,16 +153,16 @@ def binary(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
 def understand(one: Envelope, prefix: str = "") -> EmrEvent:
     """What an event asks of the books; a fault in its data is part of the answer, not an exception."""
     data = one.data if isinstance(one.data, dict) else {}
+    canonical = _canonical(data, f"{prefix}data")
     clinic = data.get("emr_clinic_id")
-    canonical = orjson.dumps(data, option=orjson.OPT_SORT_KEYS, default=str)
     facts: dict[str, Any] = {
         "source": one.source,
         "event_id": one.id,
         "type": one.type,
-        "clinic": clinic if isinstance(clinic, str) else None,
-        "content_hash": hashlib.sha256(canonical).digest(),
+        "clinic": clinic if isinstance(clinic, str) and re.fullmatch(_EXTERNAL_ID, clinic) else None,
+        "content_hash": hashlib.sha256(f"{one.type}\n{canonical}".encode()).digest(),
         "amount_cents": 0,
-        "raw": canonical.decode(),
+        "raw": canonical,
     }
     kind_change = _TYPES.get(one.type)
     if kind_change is None:
@@ -171,17 +172,22 @@ def understand(one: Envelope, prefix: str = "") -> EmrEvent:
         parsed = _MODELS[kind_change].model_validate_json(canonical, strict=True)
     except ValidationError as error:
         return EmrEvent(**facts, problem=Invalid(errors=field_errors(error, f"{prefix}data.")))
-    kind, _ = kind_change
-    if kind == "payment" and isinstance(parsed, PaymentData):
+    document = _document(one.source, kind_change[0], parsed, hashlib.sha256(canonical.encode()).digest())
+    if document.withheld is None and isinstance(parsed, PaymentData):
         facts["amount_cents"] = parsed.amount_cents
-        if parsed.payment_type == "internal":
-            return EmrEvent(**facts, ignored="internal_payment")
-        if parsed.amount_cents == 0:
-            return EmrEvent(**facts, ignored="zero_amount")
-    return EmrEvent(**facts, document=_document(one.source, kind, parsed))
+    return EmrEvent(**facts, document=document)
 
 
-def _document(source: str, kind: str, data: Any) -> EmrDocument:
+def _canonical(data: dict[str, Any], field: str) -> str:
+    """The data as one text for equal data. All of it is ASCII, so that no lone surrogate and no NUL is in it."""
+    try:
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+    except RecursionError:
+        raise Invalid.field(field, "too_deep", "The data is nested too deeply") from None
+
+
+def _document(source: str, kind: str, data: Any, content_hash: bytes) -> EmrDocument:
+    withheld = _withheld(data)
     person = getattr(data, "patient", None)
     return EmrDocument(
         source=source,
@@ -189,9 +195,21 @@ def _document(source: str, kind: str, data: Any) -> EmrDocument:
         external_id=getattr(data, f"{kind}_id"),
         external_version=getattr(data, f"{kind}_version"),
         clinic=data.emr_clinic_id,
+        content_hash=content_hash,
+        deleted=isinstance(data, DeletedPayment | DeletedCharge),
+        withheld=withheld,
         person=person and EmrPerson(person.account_number, person.first_name, person.last_name, person.date_of_birth),
-        words=_words(data),
+        words=None if withheld else _words(data),
     )
+
+
+def _withheld(data: Any) -> str | None:
+    """Why this state of a payment brings no money: internal payments never flow, and nothing is nothing."""
+    if not isinstance(data, PaymentData):
+        return None
+    if data.payment_type == "internal":
+        return "internal_payment"
+    return None if data.amount_cents else "zero_amount"
 
 
 def _words(data: Any) -> dict[str, Any] | None:

@@ -38,9 +38,7 @@ async def take(ledger: Ledger, feed: Feed, events: Sequence[EmrEvent], correlati
             reason = event.problem.code if event.problem.code == "unknown_type" else "invalid"
             fields = [{"field": e.field, "code": e.code, "message": e.message} for e in event.problem.errors]
             await intake.record(ledger.pool, feed, item, "quarantined", reason, {"errors": fields})
-        elif event.document is None:
-            await intake.record(ledger.pool, feed, item, "ignored", event.ignored)
-        else:
+        elif event.document is not None:
             commands.append(
                 Command(
                     company_id=feed.company_id,

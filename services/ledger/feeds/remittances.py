@@ -16,11 +16,9 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from services.ledger import service
-from services.ledger.domain.commands import (
-    Act,
+from services.ledger.domain.commands import Act, Command, FeedItem
+from services.ledger.domain.feed_acts import (
     ApplyRemittance,
-    Command,
-    FeedItem,
     PostRemittance,
     ProviderLevel,
     RemittanceClaim,

@@ -1,0 +1,146 @@
+"""What feeds may ask of the books: the states of documents in an EMR, and the remittances of payers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from services.ledger.domain.wants import Wants
+
+
+@dataclass(frozen=True, slots=True)
+class EmrPerson:
+    account_number: str
+    first_name: str
+    last_name: str
+    date_of_birth: date
+
+
+@dataclass(frozen=True, slots=True)
+class EmrDocument:
+    """One state of a payment or charge in the EMR: posted, changed or deleted. `words` is None where the state brings
+    nothing into the books: deleted, or `withheld` for the reason given."""
+
+    source: str
+    kind: str
+    external_id: str
+    external_version: int
+    clinic: str
+    content_hash: bytes
+    """Of the document's data: the same version with another hash is a conflict."""
+    deleted: bool = False
+    withheld: str | None = None
+    person: EmrPerson | None = None
+    words: dict[str, Any] | None = None
+
+    def wants(self, wants: Wants) -> None:
+        wants.add("clinic", self.clinic)
+        wants.add("document", (self.source, self.kind, self.external_id))
+        if self.person:
+            wants.add("account", self.person.account_number)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderLevel:
+    """One PLB amount: positive reduces the payment (RFI 2184)."""
+
+    reason_code: str
+    amount_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemittanceLine:
+    """One service line of a claim: what was paid and adjusted, and how to find its charge."""
+
+    ordinal: int
+    procedure_code: str
+    submitted_code: str | None
+    modifiers: tuple[str, ...]
+    date_of_service: date | None
+    charge_cents: int
+    paid_cents: int
+    control_number: str | None
+    adjustments: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RemittanceClaim:
+    """One claim of a remittance. `problem` is what its own arithmetic broke, with the numbers."""
+
+    claim_id: str
+    payer_control_number: str
+    status: str
+    charge_cents: int
+    paid_cents: int
+    date_of_service: date | None
+    lines: tuple[RemittanceLine, ...] = ()
+    adjustments: tuple[tuple[str, str, int], ...] = ()
+    problem: str | None = None
+    problem_detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PostRemittance:
+    """The receipt of one 835 transaction, all unapplied, with its provider-level amounts (D13, D16)."""
+
+    payment_key: str
+    content_hash: bytes
+    method: str
+    amount_cents: int
+    deposit_date: date
+    check_number: str
+    payer_name: str
+    payer_ids: tuple[str, ...]
+    feed_id: UUID
+    item_key: str
+    provider_level: tuple[ProviderLevel, ...] = ()
+    claims: tuple[RemittanceClaim, ...] = ()
+    more_claims: bool = False
+    """More chunks follow: the receipt's location is settled after the last of them."""
+
+    def wants(self, wants: Wants) -> None:
+        wants.add("era_payer", *self.payer_ids)
+        wants.add("payer_name", self.payer_name)
+        wants.add("payer_code", *self.payer_ids, self.payer_name)
+        wants_claims(wants, self.claims)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRemittance:
+    """A chunk of a remittance's claims, applied to its receipt."""
+
+    payment_key: str
+    feed_id: UUID
+    item_key: str
+    claims: tuple[RemittanceClaim, ...]
+    last: bool = False
+
+    def wants(self, wants: Wants) -> None:
+        wants.add("remittance", self.payment_key)
+        wants_claims(wants, self.claims)
+
+
+def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
+    """Every charge that a claim could mean, and the lines that were applied before."""
+    for claim in claims:
+        wants.add("account_charges", claim.claim_id)
+        wants.add("external_charges", *external_ids(claim))
+        wants.add("line", *(line_key(claim, line.ordinal) for line in claim.lines))
+
+
+def external_ids(claim: RemittanceClaim) -> Iterable[str]:
+    """The names under which a claim's charges may be known: our claim id, and each line's control number alone
+    or after the claim id."""
+    yield claim.claim_id
+    for line in claim.lines:
+        if line.control_number:
+            yield line.control_number
+            yield f"{claim.claim_id}-{line.control_number}"
+
+
+def line_key(claim: RemittanceClaim, ordinal: int) -> str:
+    """Line-level dedupe (feeds.md 0.6); lines of a claim without the payer's control number are not compared."""
+    return f"{claim.claim_id}|{claim.payer_control_number}|{claim.status}|{ordinal}"
