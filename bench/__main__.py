@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
+from bench.folding import folding
 from bench.posting import posting
 from bench.rounds import Result
 from deploy.postgres import PrivatePostgres
@@ -43,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         with PrivatePostgres(Path(folder) / "postgres") as server:
-            for name, benchmark in {"posting": posting}.items():
+            for name, benchmark in {"posting": posting, "folding": folding}.items():
                 if not chosen or name in chosen:
                     print(f"{name} ...", flush=True)
                     results += benchmark(asyncio.run(_create(server, name)))

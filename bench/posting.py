@@ -26,11 +26,13 @@ from joserfc.jwk import ECKey
 from bench.load import Load, run
 from bench.rounds import Result, measure
 from services.ledger.app import MIGRATIONS, create_app
+from shared import logs
 from shared.access.tokens import ALGORITHM, TOKEN_TYPE, KeyCache, TokenVerifier
 from shared.config import Config
 from shared.db import create_pool
 from shared.ids import uuid7
 from shared.migrate import migrate
+from shared.process import run_process
 from shared.web.serve import serve
 
 _COMPANIES = 100
@@ -92,7 +94,7 @@ def _token(key: ECKey, company: str) -> str:
 
 
 def _floor(dsn: str, port: int) -> None:
-    """The obvious handler without any of the product: parse, one INSERT, answer."""
+    """The obvious handler without any of the product: parse, one INSERT, answer. On the same event loop as ours."""
 
     async def main() -> None:
         pool = await create_pool(dsn, name="floor", size=10)
@@ -114,14 +116,11 @@ def _floor(dsn: str, port: int) -> None:
         app.router.add_post("/v1/payments", post)
         await serve(app, "127.0.0.1", port, asyncio.Event())
 
-    asyncio.run(main())
+    run_process(main())
 
 
 def _product(dsn: str, port: int, public: Mapping[str, Any]) -> None:
     """The ledger's API as deployed, but for its keys, which come from here instead of identity."""
-    from shared import logs
-
-    logs.configure("info", "json")
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     logs.configure("info", "json")
 
@@ -130,7 +129,7 @@ def _product(dsn: str, port: int, public: Mapping[str, Any]) -> None:
 
     config = Config(ledger_database_url=dsn, internal_client_secret="bench")  # noqa: S106
     verifier = TokenVerifier(KeyCache(keys), issuer=config.issuer, audience=config.audience)
-    asyncio.run(serve(create_app(config, verifier), "127.0.0.1", port, asyncio.Event()))
+    run_process(serve(create_app(config, verifier), "127.0.0.1", port, asyncio.Event()))
 
 
 def posting(dsn: str) -> list[Result]:
