@@ -55,7 +55,7 @@ def main() -> None:
     try:
         _run(screen)
     except KeyboardInterrupt:
-        sys.exit("Stopped before it was ready")
+        sys.exit("Interrupted")
     except (StartError, PostgresError) as error:
         sys.exit(f"Cannot start: {error}")
     except Exception as error:

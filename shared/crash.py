@@ -11,7 +11,6 @@ from typing import Final, Literal, get_args
 
 CrashPoint = Literal[
     "ledger.before_append",
-    "ledger.before_commit",
     "ledger.after_commit",
     "relay.after_read",
     "relay.after_publish_before_mark",

@@ -43,6 +43,7 @@ import asyncpg
 import structlog
 
 from shared.bus import Message, Publisher, backoff, pause
+from shared.contracts.envelope import correlation_ids
 from shared.crash import point
 
 log = structlog.get_logger(__name__)
@@ -142,7 +143,8 @@ class Relay:
     async def _publish(self, connection: asyncpg.Connection[asyncpg.Record], rows: Sequence[asyncpg.Record]) -> bool:
         """Publish the rows and delete those that were acknowledged, up to the first that was not."""
         point("relay.after_read")
-        answers = await self.publisher.publish(self.exchange, [_message(row) for row in rows])
+        messages = [_message(row) for row in rows]
+        answers = await self.publisher.publish(self.exchange, messages)
         accepted = answers.index(False) if False in answers else len(answers)
         self.status.published += accepted
         self.status.failed += len(rows) - accepted
@@ -151,6 +153,8 @@ class Relay:
             ids = [row["outbox_id"] for row in rows[:accepted]]
             await connection.execute("delete from outbox where outbox_id = any($1::bigint[])", ids)
             point("relay.after_mark")
+            followed = correlation_ids(message.body for message in messages[:accepted])
+            log.info("events_published", events=accepted, correlation_ids=followed)
         return accepted == len(rows)
 
 

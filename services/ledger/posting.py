@@ -1,15 +1,15 @@
 """The one write path: `post_batch` decides and commits a batch of commands; the `Poster` joins concurrent ones.
 
-Five round trips for a batch of any size: begin, lock, load, append, commit. Decisions are made in between, in memory,
-one command after the other, under the companies' locks; so a bad command fails alone and costs nothing, and a later
-command of the same batch sees what an earlier one did.
+Two round trips for a batch of any size: load, append. Decisions are made in between, in memory, one command after the
+other, so a bad command fails alone and costs nothing, and a later command sees what an earlier one did. The append is
+refused when the books were written after the load; the batch is then decided again under the companies' locks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -26,7 +26,7 @@ from services.ledger.domain.journal import Journal
 from services.ledger.domain.wants import Wants
 from shared.contracts.ledger_events import POSTING
 from shared.crash import point
-from shared.db import BUSY_OR_AWAY, TRANSIENT, acquire
+from shared.db import BUSY_OR_AWAY, TRANSIENT, Connection, acquire
 from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
@@ -49,28 +49,38 @@ class Verdict:
         return self.response
 
 
-async def post_batch(pool: asyncpg.Pool, commands: Sequence[Command]) -> list[Verdict]:
-    """Decide and commit; one verdict per command, in order. Either all accepted commands are committed or none."""
+async def post_batch(pool: asyncpg.Pool, commands: Sequence[Command], *, hold: bool = False) -> list[Verdict]:
+    """Decide and commit; one verdict per command, in order. Either all accepted commands are committed or none.
+
+    Raises SerializationError when somebody else wrote to the same books meanwhile; with `hold` nobody can."""
     wants: dict[UUID, Wants] = defaultdict(Wants)
     for command in commands:
         wants[command.company_id].add("key", command.key)
         command.act.wants(wants[command.company_id])
-    async with acquire(pool) as connection, connection.transaction():
-        books = await store.lock(connection, wants)
-        await store.load(connection, books, {company: wants[company] for company in books})
-        before = {company: one.version for company, one in books.items()}
-        journals = {company: Journal() for company in books}
-        verdicts = [_decide(books, journals, command) for command in commands]
-        events = [
-            _event(one, journals[company], commands) for company, one in books.items() if one.version > before[company]
-        ]
-        journal = _merged(journals.values())
-        if journal.any_rows:
-            point("ledger.before_append")
-            versions = {company: one.version for company, one in books.items() if one.version > before[company]}
-            await store.append(connection, journal, events, versions)
-        point("ledger.before_commit")
+    async with acquire(pool) as connection:
+        if hold:
+            async with connection.transaction():
+                await store.hold(connection, wants)
+                verdicts = await _load_decide_append(connection, wants, commands)
+        else:
+            verdicts = await _load_decide_append(connection, wants, commands)
     point("ledger.after_commit")
+    return verdicts
+
+
+async def _load_decide_append(
+    connection: Connection, wants: Mapping[UUID, Wants], commands: Sequence[Command]
+) -> list[Verdict]:
+    books = await store.load(connection, wants)
+    before = {company: one.version for company, one in books.items()}
+    journals = {company: Journal() for company in books}
+    verdicts = [_decide(books, journals, command) for command in commands]
+    written = [one for company, one in books.items() if journals[company].any_rows]
+    if written:
+        posted = [one for one in written if one.version > before[one.company_id]]
+        events = [_event(one, journals[one.company_id], commands) for one in posted]
+        point("ledger.before_append")
+        await store.append(connection, written, _merged(journals.values()), events)
     return verdicts
 
 
@@ -225,7 +235,9 @@ class Poster:
         check foresaw, until the bad command stands alone and the others are posted."""
         for attempt in range(_TRIES):
             try:
-                return await post_batch(self._pool, commands)
+                return await post_batch(self._pool, commands, hold=attempt > 0)
+            except asyncpg.SerializationError:
+                log.info("books_moved_on", commands=len(commands), attempt=attempt)
             except TRANSIENT:
                 # Perhaps committed, perhaps not: the keys tell, so the same batch can safely be posted again.
                 log.warning("batch_retried", commands=len(commands), attempt=attempt, exc_info=True)

@@ -152,15 +152,12 @@ group by 1, 2, 3, 4, 5 order by 1 nulls first, 2, 3, 4, 5
 """
 
 
-async def read_books(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: Sequence[UUID]) -> Books:
-    """The state of some objects, without a lock."""
+async def read_books(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: Sequence[UUID]) -> Books | None:
+    """The state of some objects; None for a company without books."""
+    wants = Wants()
+    wants.add(kind, *ids)
     async with acquire(pool) as connection:
-        now = await connection.fetchval("select clock_timestamp()")
-        books = Books(company_id, 0, now, now.date())
-        wants = Wants()
-        wants.add(kind, *ids)
-        await store.load(connection, {company_id: books}, {company_id: wants})
-    return books
+        return (await store.load(connection, {company_id: wants})).get(company_id)
 
 
 async def read_documents(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
@@ -168,6 +165,8 @@ async def read_documents(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: S
     if not ids:
         return []
     books = await read_books(pool, company_id, kind, ids)
+    if books is None:
+        return []
     where, document = _KINDS[kind]
     found = getattr(books, where)
     return [document(found[one]) for one in ids if one in found]

@@ -1,4 +1,4 @@
-"""SQL of the write path: lock, load, append. Each is one round trip for a whole batch."""
+"""SQL of the write path: load and append, each one round trip for a whole batch; and the lock for a second try."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from shared.db import KEYED_PLANS, Connection, create_pool
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
-LOCK = "select * from lock_companies($1)"
-LOAD = "select * from load_books($1)"
+HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
+LOAD = "select * from load_books($1, $2)"
 _APPENDED = ("company_book", *TABLES, "event")
 APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, len(_APPENDED) + 1))})"
 
@@ -45,38 +45,39 @@ async def create_ledger_pool(config: Config, name: str, size: int = 10) -> async
     return await create_pool(dsn, name=name, role=ROLE, size=size, settings=KEYED_PLANS)
 
 
-async def lock(connection: Connection, companies: Iterable[UUID]) -> dict[UUID, Books]:
-    """The companies' books, empty but for version and time, under their locks until the transaction ends."""
+async def hold(connection: Connection, companies: Iterable[UUID]) -> None:
+    """Lock the companies' rows, in one order, until the transaction ends."""
+    await connection.execute(HOLD, sorted(companies))
+
+
+async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID, Books]:
+    """The books of those companies that have any, with what the commands want to see, as of one moment."""
     # The driver's ids are a subclass that the JSON encoder does not take: keep the callers' own.
-    own = {company_id: company_id for company_id in companies}
-    return {
-        own[row["company_id"]]: Books(
-            own[row["company_id"]], row["version"], row["time_now"], row["today"], tuple(row["npis"])
-        )
-        for row in await connection.fetch(LOCK, sorted(own))
-    }
-
-
-async def load(connection: Connection, books: Mapping[UUID, Books], wants: Mapping[UUID, Wants]) -> None:
-    """Fill the books with what the commands want to see."""
+    own = {company_id: company_id for company_id in wants}
     wanted = [
         {"c": company_id, "k": kind, "v": orjson.dumps(value).decode() if isinstance(value, tuple) else str(value)}
         for company_id, one in wants.items()
         for kind, values in one.by_kind.items()
         for value in values
     ]
-    if not wanted:
-        return
-    for row in await connection.fetch(LOAD, orjson.dumps(wanted).decode()):
-        _READERS[row["kind"]](books[row["company_id"]], orjson.loads(row["body"]))
+    books: dict[UUID, Books] = {}
+    for row in await connection.fetch(LOAD, list(own), orjson.dumps(wanted).decode()):
+        company_id, body = own[row["company_id"]], orjson.loads(row["body"])
+        if row["kind"] == "book":
+            books[company_id] = _read_book(company_id, body)
+        elif company_id in books:
+            _READERS[row["kind"]](books[company_id], body)
+    return books
 
 
 async def append(
-    connection: Connection, journal: Journal, events: list[dict[str, Any]], versions: Mapping[UUID, int]
+    connection: Connection, books: Iterable[Books], journal: Journal, events: list[dict[str, Any]]
 ) -> None:
-    """Insert every row of a batch; the caller commits."""
+    """Insert every row of a batch. Raises SerializationError when some of the books were written since the load."""
     rows: dict[str, list[dict[str, Any]]] = {**journal.rows, "event": events}
-    rows["company_book"] = [{"company_id": company_id, "version": version} for company_id, version in versions.items()]
+    rows["company_book"] = [
+        {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
+    ]
     texts = [orjson.dumps(rows[table], default=_json_value).decode() if rows[table] else None for table in _APPENDED]
     await connection.execute(APPEND, *texts)
 
@@ -89,6 +90,17 @@ def _json_value(value: Any) -> Any:
 
 def _id(value: str | None) -> UUID | None:
     return None if value is None else UUID(value)
+
+
+def _read_book(company_id: UUID, row: dict[str, Any]) -> Books:
+    return Books(
+        company_id,
+        row["version"],
+        datetime.fromisoformat(row["now"]),
+        date.fromisoformat(row["today"]),
+        writes=row["writes"],
+        npis=tuple(row["npis"]),
+    )
 
 
 def _read_key(books: Books, row: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter
 from services.reporting import store
 from services.reporting.projections import Malformed, check, project
 from shared.bus import BILLING_EVENTS, Message, Outcome, Subscription
-from shared.contracts.envelope import Event
+from shared.contracts.envelope import Event, correlation_ids
 from shared.contracts.ledger_events import POSTING, PostingEvent
 from shared.db import Connection, acquire
 
@@ -79,7 +79,10 @@ class Inbox:
             events = [_understood(message) for message in chunk]
             received = iter(await self.receive([event for event in events if event is not None]))
             outcomes += [Outcome.PARK if event is None else next(received) for event in events]
-        self._parked.inc(outcomes.count(Outcome.PARK))
+        parked = outcomes.count(Outcome.PARK)
+        self._parked.inc(parked)
+        followed = correlation_ids(message.body for message in batch)
+        log.info("events_received", events=len(batch), parked=parked, correlation_ids=followed)
         return outcomes
 
     async def receive(self, events: Sequence[Received]) -> list[Outcome]:

@@ -5,8 +5,10 @@ The same text is stored in the event log, published by the relay and served by `
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -37,3 +39,13 @@ class Event(Contract, Generic[Data]):
 
 def encode(event: Event[Any]) -> str:
     return event.model_dump_json(exclude_none=True)
+
+
+_CORRELATION: Final = re.compile(rb'"correlation_?id": ?"([^"]{1,100})"')
+_MOST_IDS: Final = 100
+
+
+def correlation_ids(bodies: Iterable[bytes]) -> list[str]:
+    """The distinct correlation ids of encoded events and of the postings in them, for the log: the first hundred."""
+    found = dict.fromkeys(one for body in bodies for one in _CORRELATION.findall(body))
+    return [one.decode() for one in list(found)[:_MOST_IDS]]

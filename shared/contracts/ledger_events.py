@@ -90,11 +90,14 @@ class PayerState(Contract):
 
 
 class Posting(Contract):
-    """One company version. `kind` names the act: payment, application, correction, reversal, charge, patient, ..."""
+    """One company version. `kind` names the act: payment, application, correction, reversal, charge, patient, ...
+
+    `correlation_id`: the request that caused it; one event may hold the postings of many requests."""
 
     version: int
     posting_id: UUID
     kind: str
+    correlation_id: str | None = None
     posted_at: datetime
     receipts: tuple[ReceiptChange, ...] = ()
     charges: tuple[ChargeChange, ...] = ()

@@ -40,6 +40,8 @@ _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
 }
+_NOT_LOGGED = ("/livez", "/readyz", "/metrics", "/v1/events/heads")
+"""Routes that machines ask every few seconds."""
 log = structlog.get_logger("http")
 
 ReadyCheck = Callable[[], Awaitable[None]]
@@ -187,7 +189,7 @@ class _Middleware:
             route = resource.canonical if resource else "(none)"
             seconds = time.perf_counter() - started
             self._seconds.labels(request.method if resource else "OTHER", route, response.status).observe(seconds)
-            if route not in ("/livez", "/readyz", "/metrics"):
+            if not route.endswith(_NOT_LOGGED):
                 log.info(
                     "request", method=request.method, route=route, status=response.status, ms=round(seconds * 1000, 2)
                 )

@@ -31,6 +31,8 @@ JOBS: Final = {name: row for name, row in COMPOSE.items() if row.get("command", 
 MIGRATIONS: Final = [name for name in JOBS if name.endswith("-migrate")]
 PROCESSES: Final = [name for name in JOBS if name not in MIGRATIONS]
 PASSWORD: Final = "correct horse battery"
+SECRET: Final = "the services' own secret"
+FOLLOWED: Final = "follow-me-0001"
 SOURCE: Final = "https://emr.example/e2e"
 CLINIC: Final = "CLINIC-1"
 START_SECONDS: Final = 60.0
@@ -66,7 +68,7 @@ class Graph:
             "AMQP_URL": self.amqp_url,
             "IDENTITY_URL": self.url("identity"),
             "LEDGER_URL": self.url("ledger-api"),
-            "INTERNAL_CLIENT_SECRET": "the services' own secret",
+            "INTERNAL_CLIENT_SECRET": SECRET,
             "OPERATOR_PASSWORD": PASSWORD,
             **{f"{service.upper()}_DATABASE_URL": dsn for service, dsn in self.databases.items()},
         }
@@ -132,6 +134,7 @@ class Practice:
     """A company with a clinic and a payment poster, made over HTTP."""
 
     graph: Graph
+    company_id: str
     location_id: str
     poster: str
     """The poster's access token."""
@@ -168,7 +171,7 @@ class Practice:
         )
         await make("/v1/clients", name=f"EMR {code}", kind="emr", company_ids=[company["id"]], sources=[SOURCE + code])
         poster = await graph.token(grant_type="password", username=f"poster.{code}", password=PASSWORD)
-        practice = cls(graph, location["id"], poster)
+        practice = cls(graph, company["id"], location["id"], poster)
         person = {"account_number": "A-1", "first_name": "Ann", "last_name": "Example", "date_of_birth": "1980-01-01"}
         practice.patient_id = (await graph.call("POST", "ledger-api", "/v1/patients", poster, json=person))["id"]
         return practice
@@ -302,14 +305,22 @@ async def test_payments_by_http_and_by_amqp_reach_the_report(graph: Graph) -> No
     assert {row["location_id"] for row in rows} == {practice.location_id}
 
 
-async def test_the_correlation_id_follows_the_posting(graph: Graph) -> None:
+async def test_the_correlation_id_goes_from_the_request_into_the_event(graph: Graph) -> None:
     practice = await Practice.made(graph, "TWO")
-    await practice.post("followed", 5_00, **{"X-Correlation-Id": "follow-me-0001"})
+    await practice.post("followed", 5_00, **{"X-Correlation-Id": FOLLOWED})
     await practice.report((await practice.control_totals())[0])
-    for name in ("ledger-api", "ledger-relay", "reporting-consumer"):
-        found = [line for line in graph.lines(name) if "follow-me-0001" in json.dumps(line)]
-        assert found, f"{name} does not say that it handled it"
-        assert all(line["level"] == "info" for line in found)
+    (line,) = [line for line in graph.lines("ledger-api") if line.get("correlation_id") == FOLLOWED]
+    assert (line["event"], line["route"], line["status"]) == ("request", "/v1/payments", 201)
+    secret = {"client_id": "internal", "client_secret": SECRET}
+    internal = await graph.token(grant_type="client_credentials", **secret)
+    query = {"company_id": practice.company_id}
+    events = (await graph.call("GET", "ledger-api", "/v1/events", internal, params=query))["items"]
+    assert [event["correlationid"] for event in events][-1] == FOLLOWED
+
+
+@pytest.mark.parametrize("name", ["ledger-relay", "reporting-consumer"])
+def test_the_correlation_id_is_in_the_logs_behind_the_request(graph: Graph, name: str) -> None:
+    assert [line for line in graph.lines(name) if FOLLOWED in json.dumps(line)]
 
 
 @pytest.mark.fault

@@ -78,6 +78,18 @@ async def test_nothing_of_other_locations_shows(stack: ReportingStack, made: Boo
         assert only["totals"] == totals(narrowed, made.receipts())
 
 
+@given(books(), st.integers(0, 2))
+async def test_receipts_without_location_can_be_asked_for_and_are_not_masked(
+    stack: ReportingStack, made: Books, many: int
+) -> None:
+    """An empty location_id; only an all-locations role may, so there is nothing to hide in their CPT rows."""
+    await stack.load(made)
+    asked = Asked(locations=(None, *made.locations[:many]))
+    report = await stack.balancing(made, level="cpt", location_id=["", *made.locations[:many]])
+    keys = ("payment_id", "patient_id", "charge_id", "procedure_code", "unassigned", "provider_level", "other_location")
+    assert of_items(report["items"], *keys) == plain(balancing_cpt(asked, made.receipts()))
+
+
 async def test_locations_not_granted_are_refused_alike(stack: ReportingStack) -> None:
     """R2, D10: existing, foreign or made up, alone or beside a granted one: the same 403 without a name."""
     made, foreign = Books(random.Random(1)).act(20), Books(random.Random(2)).act(20)

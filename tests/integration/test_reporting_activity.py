@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.contracts.ledger_events import Posting
 from shared.ids import INTEGRATION_POSTER_ID
 from tests.support.databases import Databases
-from tests.support.ledger_events import Books, books
+from tests.support.ledger_events import START, Books, books
 from tests.support.report_oracle import FIGURES, Asked, activity, mine, of_items, plain, totals
 from tests.support.reporting import ALL, REPORTS, ReportingStack
 
@@ -108,6 +109,29 @@ async def test_newest_first_whatever_the_dates(
             assert item["first_version"] == first.receipt_version
             assert item["first_posted_at"] == min(r.posted_at for r in inside).isoformat().replace("+00:00", "Z")
             assert item["last_posted_at"] == max(r.posted_at for r in inside).isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize("minutes", [0, -5])
+async def test_no_clock_is_trusted_with_order(stack: ReportingStack, minutes: int) -> None:
+    """M9: receipts of one instant, or of a clock that was set back, stand as they were posted, on every page."""
+    made = Books(random.Random(3))
+    poster = made.practice[0]
+    for number in range(9):
+        words = {"poster_id": poster, "affiliation": "practice", "source": "manual", "batch_number": f"B{number % 3}"}
+        made.pay(**words)
+        made.now = START + timedelta(minutes=minutes * number)
+        made.postings[-1] = _at(made, made.now)
+    await stack.load(made)
+    batches = await stack.activity(made, poster, limit=1)
+    assert [item["batch_number"] for item in batches["items"]] == ["B2", "B1", "B0"]
+    checks = await stack.activity(made, poster, level="check", limit=2)
+    assert [item["first_version"] for item in checks["items"]] == list(range(made.version, 1, -1))
+
+
+def _at(made: Books, moment: datetime) -> Posting:
+    posting = made.postings[-1]
+    receipts = tuple(receipt.model_copy(update={"posted_at": moment}) for receipt in posting.receipts)
+    return posting.model_copy(update={"posted_at": moment, "receipts": receipts})
 
 
 async def test_only_what_the_caller_posted(stack: ReportingStack) -> None:

@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from services.reporting import formats
+from services.reporting.api import EXPORTS, MOST_EXPORTS
 from shared.contracts.identity_events import USER_CHANGED, UserState
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books
@@ -205,6 +206,19 @@ async def test_half_an_export_is_not_taken_for_a_whole_one(
     monkeypatch.setattr(formats, "_FLUSH_BYTES", 1)
     with pytest.raises(Exception, match=r"(?i)payload|disconnect|closed|reset"):
         await stack.get(PATH, stack.admin(made), {**ALL, "format": "csv"})
+
+
+async def test_slow_readers_of_exports_leave_connections_to_others(stack: ReportingStack, made: Books) -> None:
+    exports = stack.client.app[EXPORTS]
+    for _ in range(MOST_EXPORTS):
+        await exports.acquire()
+    try:
+        answer = await stack.get(PATH, stack.admin(made), {**ALL, "format": "csv"})
+        assert (answer.status, answer.body["code"]) == (429, "too_many_requests")
+        assert (await stack.get(PATH, stack.admin(made), ALL)).status == 200
+    finally:
+        for _ in range(MOST_EXPORTS):
+            exports.release()
 
 
 @pytest.mark.parametrize(

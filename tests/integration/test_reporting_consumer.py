@@ -68,6 +68,31 @@ async def test_a_gap_is_closed_from_the_ledgers_log(stack: ReportingStack, catch
     assert await stack.tables(made.company_id) == tables
 
 
+async def test_an_event_that_cannot_be_folded_stops_its_company_only(stack: ReportingStack, catch_up: CatchUp) -> None:
+    """It is an alarm at every look, and its log is not read to the end again and again."""
+    stuck, sound = Books(random.Random(20)).act(900), Books(random.Random(21)).act(20)
+    stuck.postings[30] = stuck.postings[30].model_copy(update={"version": 99})
+    stack.neighbours.books = [stuck, sound]
+    await catch_up.look({stuck.company_id: stuck.version, sound.company_id: sound.version})
+    reached = await _version(stack, stuck)
+    assert 20 < reached <= 30
+    assert await _version(stack, sound) == sound.version
+    stack.neighbours.asked.clear()
+    await catch_up.look({stuck.company_id: stuck.version})
+    assert stack.neighbours.asked.count("events") == 1
+    assert await _version(stack, stuck) == reached
+
+
+async def test_only_what_is_missing_is_read(stack: ReportingStack, catch_up: CatchUp) -> None:
+    """What waits in the inbox behind the gap is not asked for again."""
+    made = Books(random.Random(22)).act(3_000)
+    stack.neighbours.books = [made]
+    await stack.inbox.handle([message_of(event) for event in made.events()][1:])
+    await catch_up.look({made.company_id: made.version})
+    assert await _version(stack, made) == made.version
+    assert stack.neighbours.asked.count("events") <= 2
+
+
 async def test_an_empty_database_fills_itself(stack: ReportingStack, catch_up: CatchUp) -> None:
     many = [Books(random.Random(seed)).act(600) for seed in (2, 3)]
     stack.neighbours.books = many

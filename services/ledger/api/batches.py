@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
 from services.ledger import queries, wire
 from services.ledger.api.common import ledger, post
 from services.ledger.domain.commands import DeclareBatch
 from shared.access.principal import area
 from shared.errors import NotFound
+from shared.fields import Line
 from shared.web import Call, Endpoint, json_response
+
+_NUMBER: TypeAdapter[str] = TypeAdapter(Line)
+"""A batch number in the path is text as in a body; what is no such text names no batch."""
 
 
 async def create(call: Call) -> web.Response:
@@ -24,7 +29,11 @@ async def listing(call: Call) -> web.Response:
 
 
 async def read(call: Call) -> web.Response:
-    return json_response(await _one(call, call.request.match_info["number"]))
+    try:
+        number = _NUMBER.validate_python(call.request.match_info["number"])
+    except ValidationError:
+        raise NotFound() from None
+    return json_response(await _one(call, number))
 
 
 async def _one(call: Call, number: str) -> object:

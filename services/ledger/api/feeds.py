@@ -14,7 +14,7 @@ from aiohttp import web
 from services.ledger import wire
 from services.ledger.api.common import LEDGER, ledger
 from services.ledger.feeds import emr, intake, remittances
-from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, binary, envelope, understand
+from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.x12.reader import X12Unreadable
 from shared.access.principal import Guard
@@ -27,6 +27,7 @@ _PIECE = 1 << 20
 _INLINE_BYTES = 8 << 20
 _MAX_BYTES = 2 << 30
 _MAX_EVENTS = 10_000
+_RESUME_SECONDS = 30.0
 _UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
 _READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
 _WORK = Guard(any_of=(("payment_posting", "edit"),))
@@ -41,7 +42,7 @@ async def x12(call: Call) -> web.Response:
             found = await remittances.examine(lambda: _pieces(spool))
         except X12Unreadable as error:
             raise Invalid(str(error), code="x12_unreadable") from None
-        feed = await _open(call, body_hash, spool)
+        feed = await _open(call, body_hash, size, spool)
         if size > _INLINE_BYTES:
             background: set[asyncio.Task[None]] = call.app[BACKGROUND]
             task = asyncio.create_task(work_off(call.app, feed, call.correlation_id))
@@ -66,10 +67,28 @@ async def work_off(app: web.Application, feed: Feed, correlation_id: str) -> Non
     log.info("feed_worked_off", feed_id=str(feed.feed_id))
 
 
-async def resume_unfinished(app: web.Application) -> None:
-    """Finish what an earlier process was interrupted at; everything is keyed by content, so nothing doubles."""
-    for feed in await intake.all_unfinished(app[LEDGER].pool):
-        await work_off(app, feed, str(uuid7()))
+async def resume_abandoned(app: web.Application) -> None:
+    """For as long as the process runs: finish what another, or an earlier one, was interrupted at."""
+    while True:
+        try:
+            await take_up_abandoned(app)
+        except Exception:
+            log.warning("abandoned_feeds_not_read", exc_info=True)
+        await asyncio.sleep(_RESUME_SECONDS)
+
+
+async def take_up_abandoned(app: web.Application) -> None:
+    """Finish abandoned feeds, one after the other. Everything is keyed by content, so nothing doubles."""
+    pool = app[LEDGER].pool
+    for feed in await intake.abandoned(pool):
+        try:
+            if feed.format == "x12" and await intake.is_whole(pool, feed):
+                await work_off(app, feed, str(uuid7()))
+            else:
+                # Its sender got no answer and sends it again; what was posted by then answers as it did.
+                await intake.close_feed(pool, feed)
+        except Exception:
+            log.error("feed_not_worked_off", feed_id=str(feed.feed_id), exc_info=True)
 
 
 async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
@@ -83,19 +102,30 @@ async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
     return digest.digest(), size
 
 
+async def _whole(request: web.Request) -> bytes:
+    """A body that is held in memory."""
+    found = bytearray()
+    async for piece in request.content.iter_chunked(_PIECE):
+        found += piece
+        if len(found) > _INLINE_BYTES:
+            raise PayloadTooLarge()
+    return bytes(found)
+
+
 def _pieces(spool: BinaryIO) -> Iterator[bytes]:
     spool.seek(0)
     while piece := spool.read(_PIECE):
         yield piece
 
 
-async def _open(call: Call, body_hash: bytes, spool: BinaryIO) -> Feed:
+async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Feed:
     """The feed's row and raw form; the interrupted feed of the same bytes, if there is one."""
     pool, company_id = ledger(call).pool, call.principal.company
     await ledger(call).learn({company_id})
     feed_id = await intake.unfinished(pool, company_id, body_hash) or uuid7()
     feed = Feed(company_id, feed_id, "x12", "era")
-    await intake.open_feed(pool, feed, channel="http", sender=call.principal.client_id, body_hash=body_hash)
+    sender = call.principal.client_id
+    await intake.open_feed(pool, feed, channel="http", sender=sender, body_hash=body_hash, byte_count=size)
     number = 0
     spool.seek(0)
     while piece := await asyncio.to_thread(spool.read, _PIECE):
@@ -107,14 +137,13 @@ async def _open(call: Call, body_hash: bytes, spool: BinaryIO) -> Feed:
 async def emr_events(call: Call) -> web.Response:
     """CloudEvents, single or batch. A single event that cannot be read is refused at once (422); one in a batch is
     quarantined, so that it does not hold up the others."""
-    raw = await call.request.read()
+    raw = await _whole(call.request)
     value = load_json(raw)
     batch = isinstance(value, list)
     if batch and len(value) > _MAX_EVENTS:
         raise Invalid.field("body", "too_many", f"At most {_MAX_EVENTS} events")
-    if not batch and "ce-id" in call.request.headers:
-        value = binary(dict(call.request.headers), value)
-    events = _understood(value if batch else [value], batch)
+    one = structured(call.request.content_type, call.request.headers, value)
+    events = _understood(value if batch else [one], batch)
     if not batch and events[0].problem is not None:
         raise events[0].problem
     pool, company_id = ledger(call).pool, call.principal.company

@@ -214,12 +214,14 @@ class FeedDocument:
 
 @dataclass(slots=True)
 class Books:
-    """One company under its lock. `now` and `today` were read after the lock was held."""
+    """One company's books at one moment. `writes` counts what was ever written to them: an append that finds another
+    count is refused. `now` and `today` (in the company's time zone) were read after the version."""
 
     company_id: UUID
     version: int
     now: datetime
     today: date
+    writes: int = 0
     npis: tuple[str, ...] = ()
     keys: dict[str, Remembered] = field(default_factory=dict)
     locations: dict[UUID, Location] = field(default_factory=dict)

@@ -35,6 +35,7 @@ class Draft:
         self.books, self.journal, self.kind = books, journal, kind
         self.version = books.version
         self.posting_id = uuid7()
+        self.correlation_id = correlation_id
         self._ordinal = 0
         self._changes = Changes()
         journal.add(
@@ -52,6 +53,7 @@ class Draft:
     def close(self) -> None:
         """Hand the posting, as `shared.contracts.ledger_events.Posting`, to the company's next event."""
         named = {"version": self.version, "posting_id": self.posting_id, "kind": self.kind}
+        named["correlation_id"] = self.correlation_id
         self.journal.events.append({**named, "posted_at": self.books.now, **self._changes.told()})
 
     # -- documents ---------------------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ class ApplyRemittance:
     item_key: str
     claims: tuple[RemittanceClaim, ...]
     last: bool = False
+    locations: frozenset[UUID] = frozenset()
+    """Of the charges that the earlier chunks matched."""
 
     def wants(self, wants: Wants) -> None:
         wants.add("remittance", self.payment_key)
@@ -132,13 +134,16 @@ def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
 
 
 def external_ids(claim: RemittanceClaim) -> Iterable[str]:
-    """The names under which a claim's charges may be known: our claim id, and each line's control number alone
-    or after the claim id."""
+    """The names under which a claim's charges may be known anywhere in the company: our claim id, and its lines'
+    names, where they do more than count the lines (1, 2, 3)."""
     yield claim.claim_id
     for line in claim.lines:
-        if line.control_number:
-            yield line.control_number
-            yield f"{claim.claim_id}-{line.control_number}"
+        yield from (name for name in line_names(claim, line) if len(name) > 3)
+
+
+def line_names(claim: RemittanceClaim, line: RemittanceLine) -> set[str]:
+    """A line's control number (REF*6R), alone and after the claim id."""
+    return {line.control_number, f"{claim.claim_id}-{line.control_number}"} if line.control_number else set()
 
 
 def line_key(claim: RemittanceClaim, ordinal: int) -> str:

@@ -1,18 +1,19 @@
 """Which charge does a line of a remittance mean? Only a single answer is an answer (feeds.md 1.2, section 5 item 4).
 
 A claim's charges are those of the patient whose account number is the claim id, and those known under the claim id
-or a line's control number. Among them a line means the charge with its submitted (else adjudicated) code, its date
-and its amount. Where several are left the control number decides, then the modifiers, then a person.
+or a line's control number. Among them a line means the charge that goes by its control number; else the one with its
+submitted (else adjudicated) code, its date and its amount. Where several are left the modifiers decide, then a person.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.ledger.domain.books import Books, Charge
-from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine, external_ids, line_key
+from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine, external_ids, line_key, line_names
 
 NOT_OUR_CLAIM, PREDETERMINATION = "23", "25"
 
@@ -51,16 +52,19 @@ def match_claims(books: Books, claims: Sequence[RemittanceClaim]) -> tuple[list[
 
 def _match_claim(books: Books, claim: RemittanceClaim, matches: list[Match], misses: list[Miss]) -> None:
     candidates = [] if claim.status == NOT_OUR_CLAIM else _charges_of(books, claim)
+    lines = claim.lines or (_as_line(claim),)
+    fitting = [_fitting(candidates, claim, line) for line in lines]
+    # Two lines that mean one charge: which of them it is, nobody can tell.
+    meant = Counter(found[0].charge_id for found in fitting if len(found) == 1)
     found: list[Match] = []
     missed: list[Miss] = []
-    for line in claim.lines or (_as_line(claim),):
-        fitting = _fitting(candidates, claim, line)
-        if len(fitting) == 1:
-            found.append(Match(claim, line, fitting[0]))
-        else:
-            reason = "ambiguous_line" if fitting else "unmatched_claim"
-            numbers = {"line": line.ordinal, "procedure_code": line.procedure_code, "charge_cents": line.charge_cents}
-            missed.append(Miss(reason, claim, {**numbers, "paid_cents": line.paid_cents, "candidates": len(fitting)}))
+    for line, charges in zip(lines, fitting, strict=True):
+        if len(charges) == 1 and meant[charges[0].charge_id] == 1:
+            found.append(Match(claim, line, charges[0]))
+            continue
+        reason = "ambiguous_line" if charges else "unmatched_claim"
+        numbers = {"line": line.ordinal, "procedure_code": line.procedure_code, "charge_cents": line.charge_cents}
+        missed.append(Miss(reason, claim, {**numbers, "paid_cents": line.paid_cents, "candidates": len(charges)}))
     if not found and all(miss.reason == "unmatched_claim" for miss in missed):
         detail = {"charge_cents": claim.charge_cents, "paid_cents": claim.paid_cents, "lines": len(claim.lines)}
         missed = [Miss("unmatched_claim", claim, detail)]
@@ -69,28 +73,33 @@ def _match_claim(books: Books, claim: RemittanceClaim, matches: list[Match], mis
 
 
 def _charges_of(books: Books, claim: RemittanceClaim) -> list[Charge]:
-    names = set(external_ids(claim))
-    return [
+    """The charges of our claim. Only where none goes by its id may line numbers name them: those need not be unique."""
+    standing = [charge for charge in books.charges.values() if charge.state != "void"]
+    ours = {claim.claim_id} | {name for line in claim.lines for name in line_names(claim, line) - {line.control_number}}
+    claimed = [
         charge
-        for charge in books.charges.values()
-        if charge.state != "void"
-        and (charge.external_id in names or books.patients[charge.patient_id].account_number == claim.claim_id)
+        for charge in standing
+        if charge.external_id in ours or books.patients[charge.patient_id].account_number == claim.claim_id
     ]
+    names = set(external_ids(claim))
+    return claimed or [charge for charge in standing if charge.external_id in names]
 
 
 def _fitting(candidates: list[Charge], claim: RemittanceClaim, line: RemittanceLine) -> list[Charge]:
-    codes = {code for code in (line.submitted_code or line.procedure_code,) if code}
-    day = line.date_of_service or claim.date_of_service
+    mine = line_names(claim, line)
+    others = {name for other in claim.lines if other is not line for name in line_names(claim, other)} - mine
+    same_amount = [charge for charge in candidates if charge.amount_cents == abs(line.charge_cents)]
+    named = [charge for charge in same_amount if charge.external_id in mine]
+    if len(named) == 1:
+        return named
+    code, day = line.submitted_code or line.procedure_code, line.date_of_service or claim.date_of_service
     fitting = [
         charge
-        for charge in candidates
-        if (not codes or charge.procedure_code in codes)
-        and (day is None or charge.date_of_service == day)
-        and charge.amount_cents == abs(line.charge_cents)
+        for charge in named or same_amount
+        if charge.external_id not in others
+        and code in ("", charge.procedure_code)
+        and day in (None, charge.date_of_service)
     ]
-    if len(fitting) > 1 and line.control_number:
-        names = {line.control_number, f"{claim.claim_id}-{line.control_number}"}
-        fitting = [charge for charge in fitting if charge.external_id in names] or fitting
     if len(fitting) > 1 and line.modifiers:
         fitting = [charge for charge in fitting if set(charge.modifiers) == set(line.modifiers)] or fitting
     return fitting

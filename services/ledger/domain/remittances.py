@@ -40,7 +40,7 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
         deposit_date=act.deposit_date,
         check_number=act.check_number,
         payer_id=payer.payer_id,
-        location_id=None if act.more_claims else _shared_location([match.charge for match in matches]),
+        location_id=None if act.more_claims else _shared(_locations(matches)),
     )
     payment = new_payment(books, draft, command, words)
     for row in act.provider_level:
@@ -57,7 +57,7 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
     _apply(books, draft, payment, matches, misses)
     _report(books, journal, act, payment.payment_id, misses)
     draft.close()
-    return {"outcome": "posted", "reason": None, "document_id": payment.payment_id}
+    return _document(payment.payment_id, matches)
 
 
 def apply_remittance(books: Books, journal: Journal, command: Command, act: ApplyRemittance) -> dict[str, Any]:
@@ -70,13 +70,17 @@ def apply_remittance(books: Books, journal: Journal, command: Command, act: Appl
     draft = Draft(books, journal, "remittance_claims", command.actor.user_id, command.correlation_id)
     _apply(books, draft, payment, matches, misses)
     _report(books, journal, act, payment_id, misses)
-    if act.last:
-        charges = [books.charges[key.charge_id] for key in payment.lines.net if key.charge_id]
-        location_id = _shared_location(charges)
-        if location_id is not None:
-            draft.correct(payment, replace(payment.words, location_id=location_id))
+    location_id = _shared(act.locations | _locations(matches))
+    if act.last and location_id is not None:
+        draft.correct(payment, replace(payment.words, location_id=location_id))
     draft.close()
-    return {"outcome": "posted", "reason": None, "document_id": payment_id}
+    return _document(payment_id, matches)
+
+
+def _document(payment_id: UUID, matches: Sequence[Match]) -> dict[str, Any]:
+    """The answer of a chunk; `locations` are told to the later ones."""
+    locations = sorted(_locations(matches))
+    return {"outcome": "posted", "reason": None, "document_id": payment_id, "locations": locations}
 
 
 def _apply(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
@@ -169,10 +173,13 @@ def _report(
         )
 
 
-def _shared_location(charges: Sequence[Charge]) -> UUID | None:
+def _locations(matches: Sequence[Match]) -> frozenset[UUID]:
+    return frozenset(match.charge.location_id for match in matches)
+
+
+def _shared(locations: frozenset[UUID]) -> UUID | None:
     """D14: the location that all matched charges share, else none."""
-    locations = {charge.location_id for charge in charges}
-    return locations.pop() if len(locations) == 1 else None
+    return next(iter(locations)) if len(locations) == 1 else None
 
 
 def _payer(books: Books, draft: Draft, act: PostRemittance) -> Payer:

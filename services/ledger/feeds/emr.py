@@ -15,7 +15,6 @@ from services.ledger.feeds import intake
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
-from shared.errors import Problem, Unavailable
 from shared.ids import NO_COMPANY, uuid7
 
 _CHUNK = 200
@@ -52,13 +51,10 @@ async def take(ledger: Ledger, feed: Feed, events: Sequence[EmrEvent], correlati
                 )
             )
     for start in range(0, len(commands), _CHUNK):
-        _raise_if_away([verdict.problem for verdict in await ledger.post_many(commands[start : start + _CHUNK])])
-
-
-def _raise_if_away(problems: Sequence[Problem | None]) -> None:
-    for problem in problems:
-        if isinstance(problem, Unavailable):
-            raise problem
+        chunk = commands[start : start + _CHUNK]
+        for command, verdict in zip(chunk, await ledger.post_many(chunk), strict=True):
+            if command.item is not None:
+                await intake.record_failure(ledger.pool, feed, command.item, verdict.problem)
 
 
 async def refuse(ledger: Ledger, feed: Feed, event: EmrEvent, reason: str) -> None:
@@ -94,15 +90,20 @@ async def _route_known(
         list({event.source for event in events}),
         client_id,
     ):
-        sources[row["source"]].update(row["company_ids"])
+        sources[row["source"]].update(map(_plain, row["company_ids"]))
     clinics: dict[str, set[UUID]] = defaultdict(set)
     for row in await pool.fetch(
         "select emr_location_id, company_id from directory_location"
         " where active and emr_location_id = any ($1::text[])",
         list({event.clinic for event in events if event.clinic}),
     ):
-        clinics[row["emr_location_id"]].add(row["company_id"])
+        clinics[row["emr_location_id"]].add(_plain(row["company_id"]))
     return [_route(event, sources, clinics, company_id) for event in events]
+
+
+def _plain(driver_id: UUID) -> UUID:
+    """The books write ids as JSON, whose encoder does not take the driver's subclass."""
+    return UUID(int=driver_id.int)
 
 
 def _route(

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import orjson
 
 from services.ledger.domain.commands import FeedItem
+from services.ledger.posting import UnknownCompany
 from shared.db import acquire
-from shared.errors import NotFound
+from shared.errors import NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
+_ABANDONED_AFTER: Final = timedelta(minutes=2)
 _DOCUMENT = """
 select f.feed_id, f.format, f.channel, f.state, f.received_at, f.byte_count,
     coalesce(i.received, 0) as received, coalesce(i.posted, 0) as posted, coalesce(i.duplicates, 0) as duplicates,
@@ -36,9 +39,11 @@ cross join lateral (
         sum(amount_cents) as control_total_cents, sum(posted_cents) as posted_total_cents
     from feed_item i where i.company_id = f.company_id and i.feed_id = f.feed_id
 ) i
-where f.company_id = $1 and ($2::uuid is null or f.feed_id = $2) and ($3::text is null or f.sender = $3)
-    and ($4::uuid is null or f.feed_id < $4)
-order by f.feed_id desc limit $5
+where f.company_id = $1 and ($2::uuid is null or f.feed_id = $2)
+    and ($3::text is null or feed_belongs_to(f.channel, f.sender, $3))
+    and ($4::uuid is null or (f.received_at, f.feed_id) < (
+        select c.received_at, c.feed_id from feed c where c.company_id = $1 and c.feed_id = $4))
+order by f.received_at desc, f.feed_id desc limit $5
 """
 
 _ADD_CHUNK = (
@@ -51,7 +56,7 @@ select e.exception_id as id, e.feed_id, e.item_key, e.source, e.reason, e.quaran
 from feed_exception e join feed f on f.company_id = e.company_id and f.feed_id = e.feed_id
 where e.company_id = $1 and ($2::uuid is null or e.exception_id < $2) and ($4::uuid is null or e.feed_id = $4)
     and ($5::text is null or e.source = $5) and ($6::text is null or e.reason = $6)
-    and ($7::text is null or e.state = $7) and ($8::text is null or f.sender = $8)
+    and ($7::text is null or e.state = $7) and ($8::text is null or feed_belongs_to(f.channel, f.sender, $8))
 order by e.exception_id desc limit $3
 """
 
@@ -68,9 +73,16 @@ class Feed:
 
 
 async def open_feed(
-    pool: asyncpg.Pool, feed: Feed, *, channel: str, sender: str, body_hash: bytes | None, chunks: Sequence[bytes] = ()
+    pool: asyncpg.Pool,
+    feed: Feed,
+    *,
+    channel: str,
+    sender: str,
+    body_hash: bytes | None,
+    byte_count: int = 0,
+    chunks: Sequence[bytes] = (),
 ) -> None:
-    """Keep the feed and its raw form. Opening it again changes nothing."""
+    """Keep the feed and its raw form; `byte_count` is of what comes in pieces. Opening it again changes nothing."""
     async with acquire(pool) as connection, connection.transaction():
         await connection.execute(
             "insert into feed (company_id, feed_id, format, channel, sender, body_hash, byte_count)"
@@ -81,7 +93,7 @@ async def open_feed(
             channel,
             sender,
             body_hash,
-            sum(map(len, chunks)),
+            byte_count or sum(map(len, chunks)),
         )
         await connection.executemany(
             _ADD_CHUNK,
@@ -112,13 +124,40 @@ async def unfinished(pool: asyncpg.Pool, company_id: UUID, body_hash: bytes) -> 
     return found
 
 
-async def all_unfinished(pool: asyncpg.Pool) -> list[Feed]:
-    """Feeds that were accepted and never finished, oldest first."""
+async def abandoned(pool: asyncpg.Pool) -> list[Feed]:
+    """Feeds on which nobody has worked for a while, now taken up by the caller: no one else is given them."""
     rows = await pool.fetch(
-        "select company_id, feed_id, format from feed where state = 'processing' and format = 'x12'"
-        " and received_at < clock_timestamp() - interval '1 minute' order by received_at"
+        "update feed set worked_at = clock_timestamp() where (company_id, feed_id) in ("
+        "  select f.company_id, f.feed_id from feed f"
+        "  where f.state = 'processing' and f.worked_at < clock_timestamp() - $1::interval"
+        "  order by f.worked_at limit 10 for update skip locked)"
+        " returning company_id, feed_id, format",
+        _ABANDONED_AFTER,
     )
-    return [Feed(row["company_id"], row["feed_id"], row["format"], "era") for row in rows]
+    # The books write ids as JSON, whose encoder does not take the driver's subclass.
+    return [Feed(UUID(int=row["company_id"].int), UUID(int=row["feed_id"].int), row["format"], "era") for row in rows]
+
+
+async def still_working(pool: asyncpg.Pool, feed: Feed) -> None:
+    """Say that a long feed is not abandoned."""
+    async with acquire(pool) as connection:
+        await connection.execute(
+            "update feed set worked_at = clock_timestamp() where company_id = $1 and feed_id = $2",
+            feed.company_id,
+            feed.feed_id,
+        )
+
+
+async def is_whole(pool: asyncpg.Pool, feed: Feed) -> bool:
+    """Whether all of the raw form was stored before the interruption."""
+    found: bool = await pool.fetchval(
+        "select f.byte_count = coalesce(sum(length(c.bytes)), 0) from feed f"
+        " left join feed_chunk c on c.company_id = f.company_id and c.feed_id = f.feed_id"
+        " where f.company_id = $1 and f.feed_id = $2 group by f.byte_count",
+        feed.company_id,
+        feed.feed_id,
+    )
+    return found
 
 
 async def close_feed(pool: asyncpg.Pool, feed: Feed) -> None:
@@ -153,7 +192,7 @@ async def record(
             await connection.execute(
                 "insert into feed_exception"
                 " (company_id, exception_id, feed_id, item_key, reason, quarantined, detail, raw, source)"
-                " values ($1, $2, $3, $4, $5, true, $6, $7, $8)",
+                " values ($1, $2, $3, $4, $5, true, $6, $7, $8) on conflict do nothing",
                 feed.company_id,
                 uuid7(),
                 feed.feed_id,
@@ -163,6 +202,15 @@ async def record(
                 item.raw,
                 feed.source,
             )
+
+
+async def record_failure(pool: asyncpg.Pool, feed: Feed, item: FeedItem, problem: Problem | None) -> None:
+    """A refusal was recorded with its batch. A failure rolled its record back, so it is quarantined here; and what
+    could not be tried is raised, to come again: what was posted by then answers as it did."""
+    if isinstance(problem, Unavailable | UnknownCompany):
+        raise Unavailable("The books are away; send the feed again") from problem
+    if problem is not None and problem.status >= 500:
+        await record(pool, feed, item, "quarantined", problem.code, {"message": problem.detail})
 
 
 async def read_feed(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID, sender: str | None = None) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 import asyncpg
+import orjson
 
 from services.ledger import service
 from services.ledger.domain.commands import Act, Command, FeedItem
@@ -32,7 +35,11 @@ from services.ledger.service import Ledger
 from shared.money import MAX_CENTS
 
 _LINES_PER_CHUNK: Final = 300
+"""Part of what the keys of later pieces mean: with another number an interrupted file could not be finished."""
+_BEAT_SECONDS: Final = 10.0
 _NO_PAYEE: Final = "wrong_payee"
+_NUMBER, _NAME, _CODE = 80, 200, 10
+"""Longest numbers, names and codes: the standard has 50, 60 and 5, but an element may be as long as a segment."""
 
 Chunks = Callable[[], Iterable[bytes]]
 
@@ -65,20 +72,40 @@ async def _post_all(
     ledger: Ledger, feed: Feed, chunks: Chunks, accepted: dict[int, Transaction], correlation_id: str
 ) -> None:
     pieces = _pieces(chunks, accepted)
+    locations: set[UUID] = set()
+    beat = time.monotonic()
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        transaction, number, claims, last = piece
-        act, item = _act(feed, transaction, number, claims, last)
-        key = payment_key(transaction)
-        command = _command(feed, act, f"x12:{key}:{number}", _hash(transaction, claims, number), correlation_id, item)
+        if piece.number == 0:
+            locations = set()
+        if piece.transaction.ordinal not in accepted:
+            continue
+        command = _command(feed, piece, locations, correlation_id)
         verdict = await ledger.post(command)
-        if verdict.problem is not None and item is None:
-            raise verdict.problem
+        if verdict.problem is not None:
+            if command.item is None:
+                raise verdict.problem
+            # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
+            await intake.record_failure(ledger.pool, feed, command.item, verdict.problem)
+            del accepted[piece.transaction.ordinal]
+            continue
+        locations.update(map(UUID, orjson.loads(verdict.response)["locations"]))
+        if time.monotonic() - beat > _BEAT_SECONDS:
+            await intake.still_working(ledger.pool, feed)
+            beat = time.monotonic()
 
 
-def _pieces(
-    chunks: Chunks, accepted: dict[int, Transaction]
-) -> Iterator[tuple[Transaction, int, tuple[RemittanceClaim, ...], bool]]:
-    """(transaction, chunk number, claims, is the last chunk) for each accepted transaction, in file order."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Part of a transaction's claims; the first comes with the receipt."""
+
+    transaction: Transaction
+    number: int
+    claims: tuple[RemittanceClaim, ...]
+    last: bool
+
+
+def _pieces(chunks: Chunks, accepted: dict[int, Transaction]) -> Iterator[_Piece]:
+    """Every piece of every accepted transaction, in file order."""
     current: Transaction | None = None
     number, lines = 0, 0
     claims: list[RemittanceClaim] = []
@@ -89,42 +116,57 @@ def _pieces(
             continue
         elif isinstance(event, Claim):
             if lines >= _LINES_PER_CHUNK:
-                yield current, number, tuple(claims), False
+                yield _Piece(current, number, tuple(claims), False)
                 number, lines, claims = number + 1, 0, []
             claims.append(_claim(event))
             lines += max(1, len(event.lines))
         elif isinstance(event, Transaction):
-            yield current, number, tuple(claims), True
+            yield _Piece(current, number, tuple(claims), True)
             current = None
 
 
-def _act(
-    feed: Feed, transaction: Transaction, number: int, claims: tuple[RemittanceClaim, ...], last: bool
-) -> tuple[Act, FeedItem | None]:
-    """The first chunk is the receipt with its first claims; only it counts as the feed's item."""
-    item = _item(feed, transaction)
-    key = payment_key(transaction)
-    if number:
-        return ApplyRemittance(key, feed.feed_id, item.item_key, claims, last), None
-    header = transaction.header
+def _command(feed: Feed, piece: _Piece, locations: set[UUID], correlation_id: str) -> Command:
+    """The first piece is the receipt with its first claims; only it counts as the feed's item."""
+    transaction, first = piece.transaction, piece.number == 0
+    key, item = payment_key(transaction), _item(feed, transaction)
+    act: Act
+    if first:
+        act = _receipt(feed, piece, key, item)
+    else:
+        act = ApplyRemittance(key, feed.feed_id, item.item_key, piece.claims, piece.last, frozenset(locations))
+    return Command(
+        company_id=feed.company_id,
+        key=f"x12:{key}:{piece.number}",
+        route="x12",
+        body_hash=_hash(piece),
+        actor=service.integration("era"),
+        correlation_id=correlation_id,
+        act=act,
+        item=item if first else None,
+    )
+
+
+def _receipt(feed: Feed, piece: _Piece, key: str, item: FeedItem) -> PostRemittance:
+    header = piece.transaction.header
     if header is None or header.deposit_date is None:
         raise ValueError("refused before")
-    receipt = PostRemittance(
+    return PostRemittance(
         payment_key=key,
-        content_hash=bytes.fromhex(transaction.content_hash),
+        content_hash=bytes.fromhex(piece.transaction.content_hash),
         method=header.method,
         amount_cents=header.amount_cents,
         deposit_date=header.deposit_date,
         check_number=header.trace_number,
-        payer_name=header.payer.name or header.originator or "Unnamed payer",
-        payer_ids=header.payer_ids,
+        payer_name=(header.payer.name or header.originator or "Unnamed payer")[:_NAME],
+        payer_ids=tuple(one[:_NUMBER] for one in header.payer_ids),
         feed_id=feed.feed_id,
         item_key=item.item_key,
-        provider_level=tuple(ProviderLevel(row.reason or "PLB", row.cents) for row in transaction.provider),
-        claims=claims,
-        more_claims=not last,
+        provider_level=tuple(
+            ProviderLevel(row.reason[:_CODE] or "PLB", row.cents) for row in piece.transaction.provider
+        ),
+        claims=piece.claims,
+        more_claims=not piece.last,
     )
-    return receipt, item
 
 
 def payment_key(transaction: Transaction) -> str:
@@ -150,7 +192,9 @@ def _refusal(transaction: Transaction, npis: tuple[str, ...]) -> str | None:
     header = transaction.header
     if transaction.reason or header is None:
         return transaction.reason
-    if header.deposit_date is None or not header.trace_number or abs(header.amount_cents) > MAX_CENTS:
+    if header.deposit_date is None or abs(header.amount_cents) > MAX_CENTS:
+        return "envelope_mismatch"
+    if not 0 < len(header.trace_number) <= _NUMBER:
         return "envelope_mismatch"
     if npis and not set(header.payee_npis) & set(npis):
         return _NO_PAYEE
@@ -166,11 +210,14 @@ def _refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
         problems.append({"code": reason, "detail": "N1*PE is not one of the company's NPIs"})
     elif not problems:
         problems.append(
-            {"code": reason, "detail": "TRN02 or a payment date (BPR16, DTM*405) is missing, or BPR02 is out of range"}
+            {
+                "code": reason,
+                "detail": "TRN02 or a payment date (BPR16, DTM*405) is missing or too long, or BPR02 is out of range",
+            }
         )
     return {
         "transaction": transaction.ordinal,
-        "trace_number": header.trace_number if header else None,
+        "trace_number": header.trace_number[:_NUMBER] if header else None,
         "bpr02_cents": header.amount_cents if header else None,
         "clp04_sum_cents": transaction.paid_cents,
         "plb_sum_cents": transaction.provider_cents,
@@ -185,29 +232,16 @@ def _item(feed: Feed, transaction: Transaction) -> FeedItem:
     return FeedItem(
         feed_id=feed.feed_id,
         item_id=uuid5(feed.feed_id, str(transaction.ordinal)),
-        item_key=f"ST {transaction.ordinal}" + (f" TRN {header.trace_number}" if header else ""),
+        item_key=f"ST {transaction.ordinal}" + (f" TRN {header.trace_number[:_NUMBER]}" if header else ""),
         amount_cents=header.amount_cents if header else 0,
     )
 
 
-def _hash(transaction: Transaction, claims: tuple[RemittanceClaim, ...], number: int) -> bytes:
-    """The content that a key stands for: all of the transaction for its receipt, the claims for a later chunk."""
-    if number == 0:
-        return bytes.fromhex(transaction.content_hash)
-    return hashlib.sha256(repr(claims).encode()).digest()
-
-
-def _command(feed: Feed, act: Act, key: str, body_hash: bytes, correlation_id: str, item: FeedItem | None) -> Command:
-    return Command(
-        company_id=feed.company_id,
-        key=key,
-        route="x12",
-        body_hash=body_hash,
-        actor=service.integration("era"),
-        correlation_id=correlation_id,
-        act=act,
-        item=item,
-    )
+def _hash(piece: _Piece) -> bytes:
+    """The content that a key stands for: all of the transaction for its receipt, the claims for a later piece."""
+    if piece.number == 0:
+        return bytes.fromhex(piece.transaction.content_hash)
+    return hashlib.sha256(repr(piece.claims).encode()).digest()
 
 
 def _claim(claim: Claim) -> RemittanceClaim:
@@ -218,9 +252,9 @@ def _claim(claim: Claim) -> RemittanceClaim:
         lines: list[dict[str, Any]] = [{**dict(p.numbers), "line": p.line} for p in same]
         numbers = {"detail": finding.detail, "violations": lines}
     return RemittanceClaim(
-        claim_id=claim.account,
-        payer_control_number=claim.icn,
-        status=claim.status,
+        claim_id=claim.account[:_NUMBER],
+        payer_control_number=claim.icn[:_NUMBER],
+        status=claim.status[:_CODE],
         charge_cents=claim.charge_cents,
         paid_cents=claim.paid_cents,
         date_of_service=claim.service_from,
@@ -242,13 +276,13 @@ def _line(line: Line) -> RemittanceLine:
         date_of_service=line.service_from,
         charge_cents=line.charge_cents,
         paid_cents=line.paid_cents,
-        control_number=line.control_number or None,
+        control_number=line.control_number[:_NUMBER] or None,
         adjustments=_triplets(line.adjustments),
     )
 
 
 def _triplets(rows: tuple[Adjustment, ...]) -> tuple[tuple[str, str, int], ...]:
-    return tuple((row.group, row.reason, row.cents) for row in rows)
+    return tuple((row.group[:_CODE], row.reason[:_CODE], row.cents) for row in rows)
 
 
 async def _npis(pool: asyncpg.Pool, company_id: UUID) -> tuple[str, ...]:

@@ -10,9 +10,12 @@ create table feed (
     byte_count bigint not null default 0,
     received_at timestamptz not null default clock_timestamp(),
     state text not null default 'processing' check (state in ('processing', 'done')),
+    -- When somebody last worked on it: a feed that is neither done nor worked on was abandoned, and is taken up again.
+    worked_at timestamptz not null default clock_timestamp(),
     primary key (company_id, feed_id)
 );
 create index feed_received on feed (company_id, received_at);
+create index feed_unfinished on feed (company_id, worked_at) where state = 'processing';
 
 -- The raw form, in chunks, kept for ever: a corrected reader can read it again.
 create table feed_chunk (
@@ -62,6 +65,9 @@ create table feed_exception (
 );
 create index feed_exception_open on feed_exception (company_id, state, created_at);
 create index feed_exception_feed on feed_exception (company_id, feed_id);
+-- What was quarantined is looked at once, however often it is delivered.
+create unique index feed_exception_once on feed_exception
+    (company_id, feed_id, item_key, reason, (coalesce(md5(raw), ''))) where quarantined;
 
 -- The EMR's name for a document, and the highest version of it that we know. Changed with the posting it caused.
 create table feed_document (
@@ -99,3 +105,12 @@ create table remittance_line (
     foreign key (company_id, payment_id) references payment (company_id, payment_id),
     foreign key (company_id, charge_id) references charge (company_id, charge_id)
 );
+
+-- An EMR client reads its own feeds: what it uploaded, and what came over AMQP from its sources.
+create function feed_belongs_to(channel text, sender text, client text)
+returns boolean
+language sql stable as $$
+    select sender = client
+        or channel = 'amqp' and exists (
+            select from directory_client c where c.client_id = client and sender = any (c.sources))
+$$;

@@ -1,26 +1,13 @@
--- The two ends of the one write path. Both are volatile functions, so that under READ COMMITTED each statement inside
--- takes a fresh snapshot: what is read after the lock is never older than the lock (one CTE that locks and sums would
--- be: 95 of 100 charges were over-applied by eight writers that way).
-
--- Lock the companies' rows in one order, then say what time it is. Companies without a row are left out.
-create function lock_companies(companies uuid[])
-returns table (company_id uuid, version bigint, time_now timestamptz, today date, npis text[])
-language plpgsql volatile as $$
-begin
-    perform 1 from company_book b where b.company_id = any (companies) order by b.company_id for update;
-    return query
-        select b.company_id, b.version, t.time_now, (t.time_now at time zone d.time_zone)::date, d.npis
-        from company_book b
-        join directory_company d on d.company_id = b.company_id
-        cross join (select clock_timestamp() as time_now) t
-        where b.company_id = any (companies);
-end $$;
+-- The two ends of the one write path: what a batch wants to see, and what it decided. `append_books` refuses when a
+-- company's books were written after they were loaded (SQLSTATE 40001); the batch is then decided again, with the
+-- companies' rows locked before it loads.
 
 -- Everything that a batch of commands needs to see, as (kind, company, row). `wanted` is a JSON list of
--- {c: company, k: kind, v: value}; only the kinds in it are looked for.
-create function load_books(wanted json)
+-- {c: company, k: kind, v: value}; only the kinds in it are looked for. STABLE: all of it is read in one snapshot, the
+-- caller's, so the state is that of one moment; the clock is read after the snapshot was taken.
+create function load_books(companies uuid[], wanted json)
 returns table (kind text, company_id uuid, body json)
-language plpgsql volatile as $$
+language plpgsql stable as $$
 declare
     kinds text[];
     charge_ids_c uuid[] := '{}';
@@ -32,6 +19,12 @@ declare
     texts_c uuid[];
     texts text[];
 begin
+    return query select 'book', b.company_id, json_build_object(
+            'version', b.version, 'writes', b.writes, 'now', t.time_now, 'today', (t.time_now at time zone d.time_zone)::date,
+            'npis', d.npis)
+        from company_book b join directory_company d on d.company_id = b.company_id
+        cross join (select clock_timestamp() as time_now) t
+        where b.company_id = any (companies);
     select array_agg(distinct w.k) into kinds from json_to_recordset(wanted) as w (c uuid, k text, v text);
 
     if 'key' = any (kinds) then
@@ -148,7 +141,7 @@ returns table (
     modifiers text[], units integer, diagnosis_codes text[], amount_cents bigint,
     payer_due bigint, patient_due bigint, applied_cents bigint, adjusted_cents bigint, touched_version bigint
 )
-language sql volatile as $$
+language sql stable as $$
     select h.company_id, h.charge_id, h.version, h.posted_at, h.source, h.external_id, h.poster_id,
         r.state, r.patient_id, r.location_id, r.payer_id, r.date_of_service, r.procedure_code,
         r.modifiers, r.units, r.diagnosis_codes, r.amount_cents,
@@ -178,7 +171,7 @@ returns table (
     payer_id uuid, patient_id uuid, memo text, payment_type text, withdrawn boolean,
     lines json, reversed_by uuid, refunded_cents bigint, touched_version bigint
 )
-language sql volatile as $$
+language sql stable as $$
     select p.company_id, p.payment_id, p.version, p.posted_at, p.posting_date, p.poster_id,
         p.affiliation, p.source, p.external_id, p.reverses_id, p.refunds_id,
         r.amount_cents, r.method, r.check_number, r.batch_number, r.deposit_date, r.location_id,
@@ -210,7 +203,8 @@ language sql volatile as $$
     ) f
 $$;
 
--- Insert what a batch decided: a JSON list of rows for each table, or null. The companies' rows are locked already.
+-- Insert what a batch decided: a JSON list of rows for each table, or null. `company_books` names every company that is
+-- written to, with its new version and the count of writes at which the batch was decided.
 -- A parameter for each, because looking a member up in one big JSON value parses all of it every time.
 create function append_books(
     company_books json,
@@ -234,9 +228,18 @@ create function append_books(
 )
 returns void
 language plpgsql volatile as $$
+declare
+    moved integer;
 begin
-    update company_book b set version = v.version
-    from json_populate_recordset(null::company_book, company_books) v where b.company_id = v.company_id;
+    perform 1 from company_book b join json_populate_recordset(null::company_book, company_books) v using (company_id)
+    order by b.company_id for update of b;
+    update company_book b set version = v.version, writes = b.writes + 1
+    from json_populate_recordset(null::company_book, company_books) v
+    where b.company_id = v.company_id and b.writes = v.writes;
+    get diagnostics moved = row_count;
+    if moved <> json_array_length(company_books) then
+        raise exception using errcode = 'serialization_failure', message = 'the books were written meanwhile';
+    end if;
     insert into posting select * from json_populate_recordset(null::posting, postings);
     if payers is not null then
         insert into payer select * from json_populate_recordset(null::payer, payers)
@@ -301,7 +304,8 @@ begin
         insert into feed_exception
             (company_id, exception_id, feed_id, item_key, reason, quarantined, detail, raw, payment_id, source)
         select company_id, exception_id, feed_id, item_key, reason, quarantined, detail, raw, payment_id, source
-        from json_populate_recordset(null::feed_exception, feed_exceptions);
+        from json_populate_recordset(null::feed_exception, feed_exceptions)
+        on conflict do nothing;
     end if;
     if events is not null then
         insert into event select * from json_populate_recordset(null::event, events);
