@@ -1,7 +1,7 @@
 """P5: lines folded per second, from messages to committed tables, against raw `INSERT ... SELECT ... GROUP BY`.
 
-The floor adds the same lines up in PostgreSQL, from a table that holds them already. The product parses and checks the
-events, keeps them, appends the lines and adds them to two rollups.
+The floor adds the same lines up in PostgreSQL, into the same two rollups, from a table that holds the lines already.
+The product parses and checks the events, keeps them, appends the lines, and then adds them up.
 """
 
 from __future__ import annotations
@@ -29,15 +29,22 @@ _EVENTS, _POSTINGS, _COMPANIES = 500, 10, 20
 _LINES = _EVENTS * _POSTINGS * 2
 _DAY = date(2026, 11, 2)
 
-_FLOOR = """
-insert into floor_rollup as r
-select company_id, posting_date, location_id, poster_id, method,
-    sum(receipt_count), sum(applied_cents), sum(unapplied_cents)
-from floor_line group by 1, 2, 3, 4, 5
-on conflict (company_id, posting_date, location_id, poster_id, method) do update set
-    receipts = r.receipts + excluded.receipts, applied = r.applied + excluded.applied,
-    unapplied = r.unapplied + excluded.unapplied
-"""
+_WORDS = "location_id, poster_id, affiliation, source, method, payer_id, batch_number"
+_FLOOR = tuple(
+    f"""
+    insert into floor_{by} as r
+    select company_id, {by}_date, {_WORDS}, sum(receipt_count), sum(applied_cents), sum(adjusted_cents),
+        sum(provider_level_cents), sum(unapplied_cents)
+    from floor_line group by company_id, {by}_date, {_WORDS}
+    on conflict (company_id, {by}_date, {_WORDS}) do update set
+        receipt_count = r.receipt_count + excluded.receipt_count,
+        applied_cents = r.applied_cents + excluded.applied_cents,
+        adjusted_cents = r.adjusted_cents + excluded.adjusted_cents,
+        provider_level_cents = r.provider_level_cents + excluded.provider_level_cents,
+        unapplied_cents = r.unapplied_cents + excluded.unapplied_cents
+    """  # noqa: S608 - names of our own
+    for by in ("posting", "deposit")
+)
 
 
 class _Events:
@@ -122,7 +129,7 @@ def folding(dsn: str) -> list[Result]:
         runner.run(_prepare_floor(owner))
 
         def floor() -> float:
-            return _rate(lambda: runner.run(owner.execute(_FLOOR)))
+            return _rate(lambda: runner.run(_fold_raw(owner)))
 
         def product() -> float:
             batch = events.batch()
@@ -136,11 +143,14 @@ def folding(dsn: str) -> list[Result]:
 
 async def _prepare_floor(owner: asyncpg.Connection) -> None:
     await owner.execute("create table floor_line as select * from balancing_line")
-    await owner.execute(
-        "create table floor_rollup (company_id uuid, posting_date date, location_id uuid, poster_id uuid, method text,"
-        " receipts numeric, applied numeric, unapplied numeric,"
-        " primary key (company_id, posting_date, location_id, poster_id, method))"
-    )
+    for by in ("posting", "deposit"):
+        await owner.execute(f"create table floor_{by} (like balancing_{by}_day including all)")
+
+
+async def _fold_raw(owner: asyncpg.Connection) -> None:
+    async with owner.transaction():
+        for statement in _FLOOR:
+            await owner.execute(statement)
 
 
 def _rate(work: Callable[[], object]) -> float:
