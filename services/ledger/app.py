@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.ledger.api import ENDPOINTS
 from services.ledger.api.common import LEDGER
-from services.ledger.api.feeds import BACKGROUND, resume_unfinished
+from services.ledger.api.feeds import BACKGROUND, resume_abandoned
 from services.ledger.service import Ledger
 from services.ledger.store import MIGRATIONS as MIGRATIONS
 from services.ledger.store import create_ledger_pool
@@ -28,7 +28,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None) -> web.App
     async def running(app: web.Application) -> AsyncIterator[None]:
         pool = await create_ledger_pool(config, "ledger-api")
         app[LEDGER] = Ledger(pool, Directory(pool, identity))
-        app[BACKGROUND] = {asyncio.create_task(resume_unfinished(app))}
+        app[BACKGROUND] = {asyncio.create_task(resume_abandoned(app))}
         try:
             yield
         finally:

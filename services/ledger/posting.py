@@ -104,10 +104,10 @@ def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Co
     except Problem as problem:
         _quarantine(journal, command, problem)
         return Verdict(problem=problem)
-    response = orjson.dumps(document, option=orjson.OPT_UTC_Z)
+    response = store.encode(document)
     _record(journal, command, document.get("outcome", "posted"), document.get("reason"), document)
-    _remember(one, journal, command, response.decode())
-    return Verdict(response)
+    _remember(one, journal, command, response)
+    return Verdict(response.encode())
 
 
 def _remember(books: Books, journal: Journal, command: Command, response: str) -> None:
@@ -187,7 +187,7 @@ def _event(books: Books, journal: Journal, commands: Sequence[Command]) -> dict[
         "event_id": event_id,
         "type": POSTING,
         "occurred_at": books.now,
-        "payload": orjson.dumps(envelope, option=orjson.OPT_UTC_Z).decode(),
+        "payload": store.encode(envelope),
     }
 
 

@@ -52,17 +52,15 @@ async def hold(connection: Connection, companies: Iterable[UUID]) -> None:
 
 async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID, Books]:
     """The books of those companies that have any, with what the commands want to see, as of one moment."""
-    # The driver's ids are a subclass that the JSON encoder does not take: keep the callers' own.
-    own = {company_id: company_id for company_id in wants}
     wanted = [
-        {"c": company_id, "k": kind, "v": orjson.dumps(value).decode() if isinstance(value, tuple) else str(value)}
+        {"c": company_id, "k": kind, "v": encode(value) if isinstance(value, tuple) else str(value)}
         for company_id, one in wants.items()
         for kind, values in one.by_kind.items()
         for value in values
     ]
     books: dict[UUID, Books] = {}
-    for row in await connection.fetch(LOAD, list(own), orjson.dumps(wanted).decode()):
-        company_id, body = own[row["company_id"]], orjson.loads(row["body"])
+    for row in await connection.fetch(LOAD, list(wants), encode(wanted)):
+        company_id, body = row["company_id"], orjson.loads(row["body"])
         if row["kind"] == "book":
             books[company_id] = _read_book(company_id, body)
         elif company_id in books:
@@ -78,13 +76,20 @@ async def append(
     rows["company_book"] = [
         {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
     ]
-    texts = [orjson.dumps(rows[table], default=_json_value).decode() if rows[table] else None for table in _APPENDED]
+    texts = [encode(rows[table]) if rows[table] else None for table in _APPENDED]
     await connection.execute(APPEND, *texts)
 
 
-def _json_value(value: Any) -> Any:
+def encode(value: Any) -> str:
+    """JSON as the books write it: instants in UTC, bytes as PostgreSQL reads them."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z).decode()
+
+
+def _plain(value: Any) -> str:
     if isinstance(value, bytes):
         return "\\x" + value.hex()
+    if isinstance(value, UUID):  # The driver's ids are a subclass that the encoder does not take.
+        return str(value)
     raise TypeError(type(value).__name__)
 
 

@@ -56,7 +56,8 @@ with offered as (
     on conflict do nothing
     returning company_id, first_version
 )
-select k.company_id is not null as new, coalesce(i.body = o.body or i.body::jsonb = o.body::jsonb, false) as known
+select k.company_id is not null as new,
+       case when i.body is null then false else i.body = o.body or i.body::jsonb = o.body::jsonb end as known
   from offered o
   left join kept k using (company_id, first_version)
   left join inbox i on k.company_id is null and i.company_id = o.company_id and i.first_version = o.first_version

@@ -40,6 +40,8 @@ class Neighbours:
     states: list[tuple[str, LocationState | UserState]] = field(default_factory=list)
     books: list[Books] = field(default_factory=list)
     away: bool = False
+    longest: int = 4
+    """Versions in an event of the ledger's log, at most."""
     asked: list[str] = field(default_factory=list)
 
     def app(self) -> web.Application:
@@ -74,7 +76,7 @@ class Neighbours:
         assert request.headers["Authorization"] == "Bearer internal"
         after, limit = int(request.query["after_version"]), int(request.query["limit"])
         (books,) = [books for books in self.books if str(books.company_id) == request.query["company_id"]]
-        later = [event for event in books.events() if event.data.version > after]
+        later = [event for event in books.events(longest=self.longest) if event.data.version > after]
         items = [orjson.loads(encode(event)) for event in later[:limit]]
         more = later[limit - 1].data.version if len(later) > limit else None
         return self._answer("events", {"items": items, "next": more})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,39 +9,9 @@ import pytest
 from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Transaction
 from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.feeds.x12.remittance import read, survey
+from tests.support.x12_samples import SAMPLES, Row, manifest, needs_samples
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples"
 COPIED = Path(__file__).resolve().parents[1] / "data" / "x12"
-
-# The rules at the head of the manifest make these unreadable, whatever numbers their rows show.
-UNREADABLE = {
-    "affect_exhaustive_sample.txt": "no ISA",
-    "keiron_blue_cross_nc_sample.txt": "no ISA",
-    "derived/20_bad_missing_IEA.835": "cut before IEA",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    name: str
-    counts: str
-    rules: dict[str, str]
-
-    @property
-    def unreadable(self) -> bool:
-        return self.counts == "-" or self.name in UNREADABLE
-
-
-def manifest() -> list[Row]:
-    if not (SAMPLES / "MANIFEST.md").is_file():
-        return []
-    text = (SAMPLES / "MANIFEST.md").read_text().partition("\n## 835\n")[2].partition("\n## 837")[0]
-    rows = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) > 9 and re.search(r"\.\w+$", cells[0]):
-            rows.append(Row(cells[0], cells[3], dict(zip(("env", "T", "C", "L", "c", "p"), cells[4:10], strict=True))))
-    return rows
 
 
 def violations(events: list[Event]) -> dict[str, int]:
@@ -67,9 +35,6 @@ def violations(events: list[Event]) -> dict[str, int]:
         "c": sum(bool(c.lines) and sum(s.charge_cents for s in c.lines) != c.charge_cents for c in claims),
         "p": sum(difference != 0 for difference in patient),
     }
-
-
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the shared samples are not here")
 
 
 @needs_samples

@@ -143,11 +143,11 @@ def envelope(value: Any, prefix: str = "") -> Envelope:
         raise Invalid(errors=field_errors(error, prefix)) from None
 
 
-def binary(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
-    """A binary-mode event as a structured one: its attributes are the `ce-` headers."""
-    names = {name.lower(): value for name, value in headers.items()}
-    attributes = {name[3:]: value for name, value in names.items() if name.startswith(("ce-", "ce_"))}
-    return {**attributes, "data": data}
+def structured(content_type: str, headers: Mapping[str, str], value: Any) -> Any:
+    """An event as one object, in whichever mode it was sent: in binary mode its attributes are the `ce-` headers."""
+    names = {name.lower(): text for name, text in headers.items()}
+    attributes = {name[3:]: text for name, text in names.items() if name.startswith("ce-")}
+    return {**attributes, "data": value} if attributes and not content_type.startswith(SINGLE) else value
 
 
 def understand(one: Envelope, prefix: str = "") -> EmrEvent:

@@ -13,15 +13,18 @@ from uuid import UUID, uuid5
 import structlog
 
 from services.ledger.feeds import emr, intake
-from services.ledger.feeds.cloudevents import SINGLE, EmrEvent, binary, envelope, understand
+from services.ledger.feeds.cloudevents import EmrEvent, envelope, structured, understand
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
 from shared.bus import EMR_FEED, Bus, Message, Outcome, Subscription
-from shared.errors import Problem
-from shared.ids import uuid7
+from shared.errors import PayloadTooLarge, Problem
+from shared.ids import NO_COMPANY, uuid7
 from shared.web.bodies import load_json
 
 SUBSCRIPTION: Final = Subscription(queue="ledger.emr.v1", exchange=EMR_FEED, routing_keys=("emr.#",), batch_size=200)
+_MAX_BYTES: Final = 1 << 20
+"""One event is some hundred bytes; reading a hundred megabytes would hold up everybody else's."""
+_UNKNOWN: Final = "(unknown)"
 log = structlog.get_logger("emr")
 
 
@@ -43,7 +46,9 @@ class EmrConsumer:
         events = [event for event in understood if event is not None]
         groups: dict[tuple[UUID, str], list[tuple[EmrEvent, str | None]]] = defaultdict(list)
         for event, route in zip(events, await emr.route_all(self._ledger, events), strict=True):
-            groups[route.company_id, event.source].append((event, route.reason))
+            # Sources that nobody registered may be any text: they share one feed.
+            source = event.source if route.company_id != NO_COMPANY else _UNKNOWN
+            groups[route.company_id, source].append((event, route.reason))
         correlation_id = str(uuid7())
         for (company_id, source), members in groups.items():
             feed = await self._feed(company_id, source)
@@ -74,10 +79,10 @@ class EmrConsumer:
 def _read(message: Message) -> EmrEvent | None:
     """The event of a message, in structured or binary mode; None when it cannot be told what it is."""
     try:
+        if len(message.body) > _MAX_BYTES:
+            raise PayloadTooLarge()
         value: Any = load_json(message.body)
-        if not message.content_type.startswith(SINGLE):
-            value = binary(message.headers, value)
-        return understand(envelope(value))
+        return understand(envelope(structured(message.content_type, message.headers, value)))
     except Problem as problem:
         log.warning("emr_event_parked", message_id=message.message_id, code=problem.code)
         return None

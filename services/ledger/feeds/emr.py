@@ -90,20 +90,15 @@ async def _route_known(
         list({event.source for event in events}),
         client_id,
     ):
-        sources[row["source"]].update(map(_plain, row["company_ids"]))
+        sources[row["source"]].update(row["company_ids"])
     clinics: dict[str, set[UUID]] = defaultdict(set)
     for row in await pool.fetch(
         "select emr_location_id, company_id from directory_location"
         " where active and emr_location_id = any ($1::text[])",
         list({event.clinic for event in events if event.clinic}),
     ):
-        clinics[row["emr_location_id"]].add(_plain(row["company_id"]))
+        clinics[row["emr_location_id"]].add(row["company_id"])
     return [_route(event, sources, clinics, company_id) for event in events]
-
-
-def _plain(driver_id: UUID) -> UUID:
-    """The books write ids as JSON, whose encoder does not take the driver's subclass."""
-    return UUID(int=driver_id.int)
 
 
 def _route(

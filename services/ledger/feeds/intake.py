@@ -134,8 +134,7 @@ async def abandoned(pool: asyncpg.Pool) -> list[Feed]:
         " returning company_id, feed_id, format",
         _ABANDONED_AFTER,
     )
-    # The books write ids as JSON, whose encoder does not take the driver's subclass.
-    return [Feed(UUID(int=row["company_id"].int), UUID(int=row["feed_id"].int), row["format"], "era") for row in rows]
+    return [Feed(row["company_id"], row["feed_id"], row["format"], "era") for row in rows]
 
 
 async def still_working(pool: asyncpg.Pool, feed: Feed) -> None:
