@@ -1,0 +1,37 @@
+"""The README's calls, run as printed, against the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from tests.e2e.test_embedded_run import LAST_LINE, place, running
+
+__all__ = ["place"]  # the fixture
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+async def test_the_calls_of_the_readme_answer_as_it_says(place: Path) -> None:
+    section = README.read_text().split("## Use it")[1]
+    script = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert script is not None
+    async with running(place) as run:
+        said = await asyncio.to_thread(run.read_to, LAST_LINE)
+        password = re.search(r"all with the password (\w+)", said)
+        assert password is not None
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-euo", "pipefail", "-c", script[1].replace("curl -s", "curl -sf")],
+            env={**os.environ, "B": run.base, "DEMO_PASSWORD": password[1]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('{"report":"my-payment-activity"')
+    assert '{"report":"payment-balancing"' in done.stdout
+    assert "payment_id,posted_at,posting_date" in done.stdout, "the last call asks for CSV"
