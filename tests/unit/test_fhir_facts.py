@@ -1,0 +1,418 @@
+"""What each FHIR resource means for the books, and which rule keeps it out of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fhir.resources.R4B import fhirtypes
+from fhir.resources.R4B.capabilitystatement import CapabilityStatement
+from fhir.resources.R4B.operationoutcome import OperationOutcome
+
+from services.ledger.feeds.fhir.answer import capability_statement, operation_outcome
+from services.ledger.feeds.fhir.facts import outcomes
+from services.ledger.feeds.fhir.model import ChargeFact, ClaimAmount, Outcome, Party, PaymentFact, Person, VoidFact
+from services.ledger.feeds.fhir.reader import ACCEPTED, OTHERS
+from tests.support.fhir_builder import (
+    Digits,
+    body,
+    bundle,
+    charge_item,
+    claim,
+    claim_item,
+    concept,
+    detail,
+    invoice,
+    invoice_line,
+    money,
+    notice,
+    patient,
+    reconciliation,
+)
+
+JANE = Person("ABC-1001", "Jane", "Roe", date(1980, 2, 29))
+LOCATION = {"resourceType": "Location", "id": "l1", "identifier": [{"value": "CLINIC-9"}]}
+
+
+def only(value: Any, index: int = 0) -> Outcome:
+    return list(outcomes(body(value)))[index]
+
+
+def errors(value: Any, index: int = 0) -> list[tuple[str, str]]:
+    found = only(value, index)
+    assert (found.state == "refused") == any(issue.severity != "warning" for issue in found.issues)
+    return [(issue.code, issue.expression) for issue in found.issues if issue.severity != "warning"]
+
+
+def codes(value: Any, index: int = 0) -> set[str]:
+    return {code for code, _ in errors(value, index)}
+
+
+def charge(value: Any, index: int = 0) -> ChargeFact:
+    (fact,) = only(value, index).facts
+    assert isinstance(fact, ChargeFact)
+    return fact
+
+
+def payment(value: Any, index: int = 0) -> PaymentFact:
+    (fact,) = only(value, index).facts
+    assert isinstance(fact, PaymentFact)
+    return fact
+
+
+def test_charge_item() -> None:
+    assert charge(bundle(charge_item(), patient())) == ChargeFact(
+        key="ChargeItem/urn:emr:charge|C-77",
+        document_key="ChargeItem/urn:emr:charge|C-77",
+        version=3,
+        claim_id="C-77",
+        line=0,
+        patient=JANE,
+        clinics=("CLINIC-9",),
+        service_date=date(2026, 1, 5),  # as written, whatever day it was elsewhere
+        procedure_code="97110",
+        modifiers=("GP",),
+        units=2,
+        amount_cents=120_00,
+        diagnosis_codes=("M54.50",),
+    )
+
+
+def test_claim_items_are_charges_of_their_own() -> None:
+    lines = [claim_item(1), claim_item(2, "45.5", diagnosisSequence=None, modifier=None)]
+    outcome = only(bundle(claim(*lines, total=money("165.50")), patient(), LOCATION))
+    first, second = (fact for fact in outcome.facts if isinstance(fact, ChargeFact))
+    assert (first.key, second.key) == ("Claim/urn:emr:claim|CLM-5#1", "Claim/urn:emr:claim|CLM-5#2")
+    assert first.document_key == second.document_key == "Claim/urn:emr:claim|CLM-5"
+    assert (first.claim_id, first.line, second.line) == ("CLM-5", 1, 2)
+    assert first.clinics == ("CLINIC-9", "l1", "o1")
+    assert (first.modifiers, second.modifiers) == (("GP", "59"), ())
+    assert (first.diagnosis_codes, second.diagnosis_codes) == (("M25.561", "M54.50"), ("M54.50", "M25.561"))
+    assert (first.amount_cents, second.amount_cents, outcome.amount_cents) == (120_00, 45_50, 165_50)
+
+
+def test_net_of_a_line_may_be_left_to_its_parts() -> None:
+    line = claim_item(net=None, unitPrice=money("33.35"), quantity={"value": 3}, factor=Digits("0.8"))
+    assert charge(claim(line)).amount_cents == 80_04
+    assert codes(claim({**line, "factor": Digits("0.33333")})) == {"three_decimals"}
+    assert codes(claim(claim_item(net=None))) == {"missing_amount"}
+
+
+def test_invoice() -> None:
+    line = invoice_line(
+        priceComponent=[
+            {"type": "base", "amount": money("100.00")},
+            {"type": "surcharge", "amount": money("5.00")},
+            {"type": "discount", "amount": money("-10.00")},
+            {"type": "deduction", "amount": money("10.00")},
+            {"type": "tax", "amount": money("8.50")},
+            {"type": "informational", "amount": money("999.999", "EUR")},
+        ]
+    )
+    outcome = only(bundle(invoice(line, totalNet=money("85.00"), totalGross=money("93.50")), patient()))
+    (fact,) = outcome.facts
+    assert isinstance(fact, ChargeFact)
+    assert (fact.key, fact.amount_cents, fact.patient, fact.service_date) == (
+        "Invoice/INV-8#1",
+        93_50,
+        JANE,
+        date(2026, 1, 5),
+    )
+    assert codes(invoice(line, totalNet=money("85.01"))) == {"unbalanced"}
+    assert codes(invoice(lineItem=[], totalGross=money("85.01"))) >= {"missing_lines"}
+
+
+def test_charge_item_and_its_invoice_are_one_charge() -> None:
+    line = invoice_line("99.00", chargeItemCodeableConcept=None, chargeItemReference={"reference": "ChargeItem/ci1"})
+    both = bundle(charge_item(None), invoice(line), patient())
+    assert (only(both).state, only(both).reason) == ("ignored", "billed_by_invoice")
+    fact = charge(both, 1)
+    assert (fact.key, fact.version, fact.amount_cents, fact.units) == ("ChargeItem/urn:emr:charge|C-77", 3, 99_00, 2)
+    assert codes(invoice(line)) == {"unresolved_charge_item"}
+    assert codes(bundle(charge_item(status="aborted"), invoice(line), patient()), 1) == {"unknown_status"}
+    # A draft bills nothing, and a cancelled invoice does not take back what was done.
+    for status, state in (("draft", "ignored"), ("cancelled", "facts")):
+        other = bundle(charge_item(), invoice(line, status=status), patient())
+        assert charge(other).amount_cents == 120_00
+        assert only(other, 1).state == state
+    assert codes(invoice(line, status="cancelled")) == {"unresolved_charge_item"}
+
+
+def test_reconciliation() -> None:
+    details = (detail("80.00"), detail("-5.00", None, "adjustment"))
+    fact = payment(reconciliation("75.00", *details))
+    assert fact == PaymentFact(
+        key="PaymentReconciliation/urn:payer:recon|R-1",
+        document_key="PaymentReconciliation/urn:payer:recon|R-1",
+        version=1,
+        kind="reconciliation",
+        amount_cents=75_00,
+        payment_date=date(2026, 1, 21),
+        trace_number="EFT-900",
+        payer=Party("Example Health", ("PAYER-1",)),
+        patient=None,
+        clinics=(),
+        details=(
+            ClaimAmount(
+                kind="payment",
+                amount_cents=80_00,
+                claim_ids=("CLM-5",),
+                detail_id="D-80.00",
+                date=date(2026, 1, 20),
+            ),
+            ClaimAmount(
+                kind="adjustment", amount_cents=-5_00, claim_ids=(), detail_id="D--5.00", date=date(2026, 1, 20)
+            ),
+        ),
+        same_as=("PaymentNotice/urn:payer:recon|R-1", "PaymentNotice/urn:payer:eft|EFT-900", "PaymentNotice/pr1"),
+    )
+    assert payment(reconciliation("75.00")).details == ()
+    outcome = only(reconciliation("76.00", *details))
+    assert [(issue.code, dict(issue.numbers)) for issue in outcome.issues] == [
+        ("unbalanced", {"stated_cents": 7600, "lines_cents": 7500, "difference_cents": 100})
+    ]
+    assert codes(reconciliation(outcome="error")) == {"failed_outcome"}
+    assert codes(reconciliation("-1.00")) == {"negative_amount"}
+    assert codes(reconciliation(paymentIssuer=None)) == {"missing_payer"}
+
+
+def test_notice_of_a_payment() -> None:
+    fact = payment(bundle(notice(), claim(), patient()))
+    assert (fact.kind, fact.amount_cents, fact.patient, fact.trace_number) == ("notice", 25_00, JANE, "EFT-901")
+    assert fact.key == "PaymentNotice/urn:payer:eft|EFT-901"
+    assert fact.same_as == ("PaymentReconciliation/urn:payer:eft|EFT-901",)
+    assert codes(notice()) == {"missing_patient"}
+
+
+def test_notice_of_what_the_input_brings_anyway_is_no_second_receipt() -> None:
+    both = bundle(notice(payment={"reference": "PaymentReconciliation/pr1"}), reconciliation(), claim(), patient())
+    assert (only(both).state, only(both).reason) == ("ignored", "reported_by_reconciliation")
+    assert payment(both, 1).amount_cents == 80_00
+
+
+def test_notice_and_reconciliation_in_two_deliveries_know_each_other() -> None:
+    told, paid = payment(bundle(notice(), claim(), patient())), payment(reconciliation())
+    told_of = notice(payment={"identifier": {"system": "urn:payer:eft", "value": "EFT-900"}})
+    told = payment(bundle(told_of, claim(), patient()))
+    assert told.key in paid.same_as
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [
+        (charge_item(status="planned"), "ignored"),
+        (charge_item(status="billed"), "facts"),
+        (charge_item(status="not-billable"), "void"),
+        (charge_item(status="entered-in-error"), "void"),
+        (charge_item(status="unknown"), "refused"),
+        (charge_item(status="banana"), "refused"),
+        (claim(status="draft"), "ignored"),
+        (claim(status="cancelled"), "void"),
+        (claim(use="preauthorization"), "ignored"),
+        (claim(use="banana"), "refused"),
+        (invoice(status="draft"), "ignored"),
+        (invoice(status="balanced"), "facts"),
+        (invoice(status="cancelled"), "void"),
+        (reconciliation(status="draft"), "ignored"),
+        (reconciliation(status="cancelled"), "void"),
+        (bundle(notice(status="entered-in-error"), claim(), patient()), "void"),
+    ],
+)
+def test_status(value: Any, state: str) -> None:
+    outcome = only(value)
+    void = any(isinstance(fact, VoidFact) for fact in outcome.facts)
+    assert ("void" if void else outcome.state) == state
+    assert outcome.reason.startswith(("status_", "estimate")) == (state == "ignored")
+
+
+def test_void_names_the_keys_that_were_posted() -> None:
+    posted = only(claim(claim_item(1), claim_item(4)))
+    void = only(claim(claim_item(1), claim_item(4, None), status="entered-in-error", meta={"versionId": "9"}))
+    assert {fact.key for fact in void.facts} == {fact.key for fact in posted.facts} | {posted.facts[0].document_key}
+    assert {fact.version for fact in void.facts} == {9}
+    assert void.amount_cents == 0
+    told = payment(bundle(notice(), claim(), patient()))
+    assert only(bundle(notice(status="cancelled"), claim(), patient())).facts[0].key == told.key
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({}, "ChargeItem/urn:emr:charge|C-77"),
+        ({"identifier": None}, "ChargeItem/ci1"),
+        ({"identifier": [{"use": "old", "value": "x"}, {"use": "official", "value": "y"}]}, "ChargeItem/y"),
+        ({"identifier": None, "id": None}, "ChargeItem/https://emr.example/fhir/ChargeItem/0"),
+    ],
+)
+def test_key(changes: dict[str, Any], key: str) -> None:
+    assert charge(bundle(charge_item(**changes), patient())).key == key
+
+
+def test_key_that_is_none() -> None:
+    assert codes(charge_item(identifier=None, id=None)) == {"missing_identifier"}
+    assert codes(charge_item(identifier=[{"value": "x" * 300}])) == {"invalid_identifier"}
+    assert codes(charge_item(identifier=[{"value": "naïve"}])) == {"invalid_identifier"}
+
+
+@pytest.mark.parametrize(
+    ("meta", "version"),
+    [
+        (None, 1),
+        ({"versionId": "7", "lastUpdated": "2026-01-05T00:00:00Z"}, 7),
+        ({"versionId": "a7", "lastUpdated": "1970-01-01T00:00:01.5Z"}, 1_500_000),
+        ({"lastUpdated": "9999-12-31T23:59:59Z"}, 1 << 53),
+        ({"versionId": "0"}, 1),
+    ],
+)
+def test_version(meta: Any, version: int) -> None:
+    assert charge(charge_item(meta=meta)).version == version
+
+
+def test_patient() -> None:
+    assert charge(charge_item()).patient == Person("p1")
+    assert charge(charge_item(subject={"identifier": {"value": "M-5"}})).patient == Person("M-5")
+    contained = patient(id="x")
+    assert charge(charge_item(contained=[contained], subject={"reference": "#x"})).patient == JANE
+    for reference in ("#x", "urn:uuid:7c0a", None):
+        assert "missing_patient" in codes(charge_item(subject={"reference": reference} if reference else {}))
+    unnamed = charge(bundle(charge_item(), patient(name=None, birthDate="1980"))).patient
+    assert (unnamed.account_number, unnamed.complete, JANE.complete) == ("ABC-1001", False, True)
+    # Two patients of one name are no patient, and one from another server is another one.
+    assert charge(bundle(charge_item(), patient(), patient())).patient == Person("p1")
+    elsewhere = {"reference": "https://other.example/Patient/p1"}
+    assert charge(bundle(charge_item(subject=elsewhere), patient())).patient == Person("p1")
+    assert charge(bundle(charge_item(), patient(identifier=[{"type": concept("SS", None), "value": "9"}]))).patient == (
+        Person("p1", "Jane", "Roe", date(1980, 2, 29))
+    )
+
+
+@pytest.mark.parametrize(
+    ("amount", "cents"),
+    [("120", 12000), ("120.5", 12050), ("120.500", 12050), ("1.2e2", 12000), ("12000E-2", 12000), ("0.00", 0)],
+)
+def test_amount(amount: str, cents: int) -> None:
+    assert charge(charge_item(amount)).amount_cents == cents
+
+
+@pytest.mark.parametrize(
+    ("price", "code"),
+    [
+        (money("10.005"), "three_decimals"),
+        (money("1e-5"), "three_decimals"),
+        (money("1e-999999"), "three_decimals"),
+        (money("1e12"), "amount_out_of_range"),
+        (money("1e999999"), "amount_out_of_range"),
+        (money("1000000000.00"), "amount_out_of_range"),
+        (money("-5.00"), "negative_amount"),
+        (money("40.00", "EUR"), "currency"),
+        (money(None), "missing_amount"),
+        (None, "missing_amount"),
+        ({"value": "ten"}, "invalid_value"),
+        ({"value": None}, "invalid_value"),
+        ({"value": True}, "invalid_value"),
+    ],
+)
+def test_amount_that_is_none(price: Any, code: str) -> None:
+    assert codes(charge_item(priceOverride=price)) == {code}
+
+
+def test_no_currency_is_the_dollar() -> None:
+    assert charge(charge_item(priceOverride=money("1.00", None))).amount_cents == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (charge_item(quantity={"value": Digits("1.5")}), ("invalid_units", "ChargeItem.quantity")),
+        (charge_item(quantity={"value": 1000}), ("invalid_units", "ChargeItem.quantity")),
+        (charge_item(quantity={"value": Digits("1e999999")}), ("invalid_units", "ChargeItem.quantity")),
+        (charge_item(occurrenceDateTime=None), ("missing_date", "ChargeItem")),
+        (charge_item(occurrenceDateTime="2026-01"), ("invalid_date", "ChargeItem")),
+        (charge_item(occurrenceDateTime=86400), ("invalid_value", "ChargeItem.occurrenceDateTime")),
+        (charge_item(code=concept("1234")), ("invalid_procedure_code", "ChargeItem.code")),
+        (charge_item(code=concept("38341", "http://snomed.info/sct")), ("invalid_procedure_code", "ChargeItem.code")),
+        (claim(claim_item(modifier=[concept("XYZ")])), ("invalid_modifier", "Claim.item[0].modifier[0]")),
+        (claim(claim_item(), claim_item()), ("duplicate_sequence", "Claim.item")),
+        (claim(related=[{"relationship": concept("prior", None)}]), ("replaces_claim", "Claim.related[0]")),
+        (claim(total=money("1.00")), ("unbalanced", "Claim.total")),
+        (claim(use=None), ("missing_field", "Claim.use")),
+        (claim(claim_item(net=None, neet=money("1"))), ("unknown_field", "Claim.item[0]")),
+        (charge_item(implicitRules="http://x"), ("modifier_extension", "ChargeItem.implicitRules")),
+        (
+            claim(claim_item(modifierExtension=[{"url": "http://x/negated"}])),
+            ("modifier_extension", "Claim.item[0].modifierExtension"),
+        ),
+        ({"resourceType": "Patient"}, ("unsupported_resource", "Patient")),
+        ({"resourceType": "Claims"}, ("unknown_resource", "")),
+        ({"resourceType": "Bundle", "type": "searchset"}, ("unsupported_bundle", "Bundle")),
+        (bundle({"resourceType": "Bundle"}), ("unsupported_resource", "Bundle.entry[0].resource")),
+        (bundle({"resourceType": "claim"}), ("unknown_resource", "Bundle.entry[0].resource")),
+        (bundle(claim(total=money("1.00"))), ("unbalanced", "Bundle.entry[0].resource.total")),
+        (
+            {"resourceType": "Bundle", "type": "batch", "entry": [{"request": {"method": "DELETE"}}]},
+            ("unsupported_request", "Bundle.entry[0]"),
+        ),
+        ({"resourceType": "Bundle", "type": "batch", "entry": [7]}, ("missing_resource", "Bundle.entry[0]")),
+        ([], ("not_fhir", "")),
+        ({"resource": 1}, ("not_fhir", "")),
+    ],
+)
+def test_refusal_names_the_place(value: Any, found: tuple[str, str]) -> None:
+    assert errors(value) == [found]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "not_json"),
+        (b"\xff\xfe", "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b'{"resourceType": "Claim", "resourceType": "Patient"}', "duplicate_key"),
+        (b'{"resourceType": "Claim", "x": NaN}', "not_a_number"),
+        (b'{"resourceType": "Claim", "x": 1e99999999999999999999}', "not_a_number"),
+        (b'{"resourceType": "Claim", "x": ' + b"1" * 5000 + b"}", "not_a_number"),
+    ],
+)
+def test_unreadable(content: bytes, code: str) -> None:
+    (outcome,) = outcomes(content)
+    assert [(issue.code, issue.severity) for issue in outcome.issues] == [(code, "fatal")]
+
+
+def test_charge_without_a_diagnosis_is_a_charge() -> None:
+    outcome = only(charge_item(reason=[concept("44054006", "http://snomed.info/sct")]))
+    assert outcome.state == "facts"
+    assert {issue.code for issue in outcome.issues} == {"missing_diagnosis", "unknown_diagnosis"}
+
+
+def test_deep_nesting_is_refused() -> None:
+    extension: Any = {"url": "x"}
+    for _ in range(80):
+        extension = {"url": "x", "extension": [extension]}
+    assert codes(charge_item(extension=[extension])) == {"too_deep"}
+
+
+def test_answers_are_valid_r4() -> None:
+    found = [only(one) for one in (charge_item(), claim(use="preauthorization"), claim(total=money("1.00")))]
+    for some in (found, found[:1], found * 400):
+        answer = operation_outcome(some)
+        OperationOutcome.model_validate(answer)
+        assert len(answer["issue"]) <= 500
+    assert operation_outcome([only(charge_item())])["issue"][0]["severity"] == "information"
+    statement = capability_statement(software_version="1.0", released=date(2026, 1, 1))
+    CapabilityStatement.model_validate(statement)
+    assert [one["type"] for one in statement["rest"][0]["resource"]] == sorted(ACCEPTED)
+
+
+def test_other_types_are_those_of_r4() -> None:
+    assert {name for name in OTHERS if not hasattr(fhirtypes, f"{name}Type")} == set()
+
+
+def test_r5_models_are_never_imported() -> None:
+    source = Path(__file__).resolve().parents[2]
+    for path in [*source.glob("services/**/*.py"), *source.glob("shared/**/*.py"), *source.glob("deploy/**/*.py")]:
+        for line in path.read_text().splitlines():
+            if re.match(r"\s*(from|import)\s+fhir\b", line):
+                assert re.match(r"\s*(from|import) fhir\.resources\.R4B\b", line), f"{path}: {line}"
