@@ -87,6 +87,8 @@ def _run(screen: Console) -> None:
             _migrate(databases)
         complete = _complete(config, databases, secrets, listener)
 
+        complete = complete.model_copy(update={"mllp_port": _free_port(screen, config.host, config.mllp_port)})
+
         async def when_ready() -> None:
             _show_addresses(screen, config, complete, secrets)
             if config.demo:
@@ -132,6 +134,17 @@ def _listen(config: Config) -> socket.socket:
         advice = "; choose another: PORT=8090 make run" if error.errno == errno.EADDRINUSE else ""
         raise StartError(f"{where} cannot be had ({error.strerror}){advice}") from None
     return listener
+
+
+def _free_port(screen: Console, host: str, port: int) -> int:
+    """The port for HL7 messages; 0, and a line about it, when somebody else has it. The rest does without."""
+    try:
+        if port:
+            socket.create_server((host or "127.0.0.1", port)).close()
+    except (OSError, OverflowError):
+        screen.print(f"  MLLP_PORT {port} cannot be had: no HL7 messages are taken by MLLP in this run")
+        return 0
+    return port
 
 
 def _given_databases(config: Config) -> dict[str, str]:
@@ -186,6 +199,8 @@ def _show_addresses(screen: Console, given: Config, complete: Config, secrets: L
     screen.print(f"\nReady at {base}/  (Ctrl-C stops it)", style="bold")
     for name in _MIGRATIONS:
         screen.print(f"  {name:<10} {base}/{name}/docs")
+    if complete.mllp_port:
+        screen.print(f"  {'HL7 v2':<10} MLLP on port {complete.mllp_port}")
     screen.print(f"  {'log':<10} {secrets.file.parent / 'logs' / 'billing.jsonl'}")
     if _value(given.operator_password):
         known = "the password that OPERATOR_PASSWORD gives"

@@ -18,6 +18,13 @@ class Config(BaseSettings):
     health_port: int = 0
     """Port of `/livez`, `/readyz` and `/metrics` for processes without an API; 0: none."""
 
+    mllp_port: int = 2575
+    """Port on which the ledger takes HL7 v2 messages (MLLP); 0: none."""
+    mllp_tls_cert: Path | None = None
+    """Certificate chain in PEM, without which MLLP is unencrypted; with its key in `mllp_tls_key`, unless both are in
+    one file."""
+    mllp_tls_key: Path | None = None
+
     identity_database_url: SecretStr | None = None
     ledger_database_url: SecretStr | None = None
     reporting_database_url: SecretStr | None = None

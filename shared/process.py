@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -37,13 +38,17 @@ def run_process(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def command_line(service: str, commands: Mapping[str, Callable[[Config], Coroutine[Any, Any, None]]]) -> None:
-    """`python -m services.<service> <command>`: settings from the environment, logs to standard error."""
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        raise SystemExit(f"usage: python -m services.{service} {'|'.join(commands)}")
+def command_line(service: str, commands: Mapping[str, Callable[..., Coroutine[Any, Any, None]]]) -> None:
+    """`python -m services.<service> <command>`: settings from the environment, logs to standard error. What a command
+    takes after its settings is what must follow its name."""
+    wanted = {name: list(inspect.signature(command).parameters)[1:] for name, command in commands.items()}
+    name, arguments = sys.argv[1] if sys.argv[1:] else "", sys.argv[2:]
+    if name not in commands or len(arguments) != len(wanted[name]):
+        usage = "|".join(" ".join([one, *map(str.upper, more)]) for one, more in wanted.items())
+        raise SystemExit(f"usage: python -m services.{service} {usage}")
     config = Config()
     logs.configure(config.log_level, config.log_format, service=service)
-    run_process(commands[sys.argv[1]](config))
+    run_process(commands[name](config, *arguments))
 
 
 @asynccontextmanager

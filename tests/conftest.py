@@ -33,6 +33,7 @@ for name in list(os.environ):
         "HEALTH_PORT",
         "HOST",
         "INTERNAL_CLIENT_SECRET",
+        "MLLP_PORT",
         "OPERATOR_PASSWORD",
         "PORT",
     }:

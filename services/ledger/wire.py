@@ -204,12 +204,6 @@ class BatchIn(Body):
     control_count: Annotated[int, Strict(), Field(ge=0, le=1_000_000)] | None = None
 
 
-class NoteIn(Body):
-    """Why a person closes an exception."""
-
-    note: Memo
-
-
 class Page(Query):
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Id | None = None
@@ -234,13 +228,6 @@ class PaymentsQuery(Page):
 class BatchesQuery(Query):
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Line | None = None
-
-
-class ExceptionsQuery(Page):
-    feed_id: Id | None = None
-    source: Line | None = None
-    reason: Line | None = None
-    state: Literal["open", "retried", "resolved", "dismissed"] | None = None
 
 
 class EventsQuery(Query):

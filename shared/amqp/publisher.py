@@ -38,22 +38,27 @@ class AmqpPublisher:
         async with self._one_at_a_time:
             try:
                 target = await self._exchange(exchange)
-                while len(accepted) < len(messages) and all(accepted):
+                while len(accepted) < len(messages):
                     # After a failure one message goes ahead of the rest. Under a memory alarm the broker takes what
                     # it is sent and answers when the alarm is over: a full window at each attempt would all be
                     # delivered then, many times over.
                     limit = 1 if self._in_doubt else WINDOW_MESSAGES
                     answers = await _publish_window(target, _window(messages[len(accepted) :], limit))
-                    accepted += [answer is True for answer in answers]
-                    self._in_doubt = not all(accepted)
+                    accepted += [answer is None for answer in answers]
                     _raise_what_failed(answers)
-            except DeliveryError as error:  # the broker answered, so the channel is in order
-                log.warning("publish_refused", exchange=exchange, reason=str(error)[:200])
-            except Exception as error:  # whatever it was, the rest is not published
-                log.warning("publish_failed", exchange=exchange, error=type(error).__name__, reason=str(error)[:200])
-                self._in_doubt = True
+                    self._in_doubt = False
+            except DeliveryError as error:  # refused or returned, so the channel is in order
+                self._note(exchange, error)
+            except Exception as error:
+                self._note(exchange, error)
                 await self._link.drop()
         return accepted + [False] * (len(messages) - len(accepted))
+
+    def _note(self, exchange: str, error: Exception) -> None:
+        # A broker that is away is tried twice a second: once in the log is enough.
+        tell = log.debug if self._in_doubt else log.warning
+        tell("publish_failed", exchange=exchange, error=type(error).__name__, reason=str(error)[:200])
+        self._in_doubt = True
 
     async def _exchange(self, name: str) -> AbstractExchange:
         channel = await self._link.channel()
@@ -77,8 +82,8 @@ def _window(messages: Sequence[Message], limit: int) -> list[Message]:
     return list(window.values())
 
 
-async def _publish_window(exchange: AbstractExchange, window: Sequence[Message]) -> list[bool | BaseException]:
-    """One answer for each: True for an Ack, DeliveryError for a Nack or a return, another error when nobody knows."""
+async def _publish_window(exchange: AbstractExchange, window: Sequence[Message]) -> list[BaseException | None]:
+    """What went wrong with each: None for an Ack, a DeliveryError for a Nack or a return, else nobody knows."""
     # Calls on one channel keep their order, and each answer is kept although a later one fails or never comes.
     calls = [asyncio.create_task(_publish_one(exchange, message)) for message in window]
     try:
@@ -91,14 +96,14 @@ async def _publish_window(exchange: AbstractExchange, window: Sequence[Message])
     return answers
 
 
-def _raise_what_failed(answers: Sequence[bool | BaseException]) -> None:
+def _raise_what_failed(answers: Sequence[BaseException | None]) -> None:
     """A lost connection rather than a refusal, when there are both."""
-    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    failures = [answer for answer in answers if answer is not None]
     for failure in sorted(failures, key=lambda failure: isinstance(failure, DeliveryError))[:1]:
         raise failure
 
 
-async def _publish_one(exchange: AbstractExchange, message: Message) -> bool:
+async def _publish_one(exchange: AbstractExchange, message: Message) -> None:
     outgoing = AmqpMessage(
         message.body,
         headers=dict(message.headers),
@@ -107,7 +112,8 @@ async def _publish_one(exchange: AbstractExchange, message: Message) -> bool:
         message_id=message.message_id,
         type=message.type,
     )
-    async with deadline(2 * PUBLISH_SECONDS):
+    async with deadline(2 * PUBLISH_SECONDS):  # the window is given up before this
         answer = await exchange.publish(outgoing, message.routing_key, mandatory=True)
+    if not isinstance(answer, Basic.Ack):
+        raise ConnectionError(f"neither confirmed nor refused, but answered with {answer!r:.50}")
     crash.point("publisher.after_confirm")
-    return isinstance(answer, Basic.Ack)

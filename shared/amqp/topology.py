@@ -1,4 +1,8 @@
-"""What exists on the broker, declared alike by RabbitMQ 3.10 and 4.x. Arguments cannot be changed on a live queue."""
+"""What exists on the broker, declared alike by RabbitMQ 3.10 and 4.x. Arguments cannot be changed on a live queue.
+
+RabbitMQ 3.10 that is killed within half a second of making a quorum queue comes back with a queue that has no leader:
+publishing to it and consuming from it time out. Delete such a queue; its consumer makes it again.
+"""
 
 from typing import Any, Final
 

@@ -64,6 +64,7 @@ class Graph:
             "PORT": port,
             "HEALTH_PORT": port,
             "PROBE": port,
+            "MLLP_PORT": "0",
             "LOG_LEVEL": "info",
             "AMQP_URL": self.amqp_url,
             "IDENTITY_URL": self.url("identity"),

@@ -9,6 +9,7 @@ import pytest
 
 from shared.amqp import AmqpBus
 from shared.amqp.dead_letters import dead_letters
+from shared.amqp.topology import dead_letter_queue
 from shared.bus import BILLING_EVENTS, EMR_FEED, Bus, Message, Outcome, Subscription, pause
 from shared.loopback import LoopbackBus
 
@@ -74,6 +75,25 @@ class Recorder:
                 self.changed.clear()
 
 
+class TidyBus(AmqpBus):
+    """Takes its queues away with it: the broker may be one that outlives the tests."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.queues: set[str] = set()
+
+    async def declare(self, subscriptions: Sequence[Subscription]) -> None:
+        self.queues |= {subscription.queue for subscription in subscriptions}
+        await super().declare(subscriptions)
+
+    async def close(self) -> None:
+        channel = await self._publishing.channel()
+        for queue in self.queues:
+            await channel.queue_delete(queue)
+            await channel.queue_delete(dead_letter_queue(queue))
+        await super().close()
+
+
 @pytest.fixture(params=["loopback", "amqp"])
 async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
     if request.param == "loopback":
@@ -89,7 +109,7 @@ async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
         async def parked_there(queue: str) -> list[str]:
             return [letter.message_id for letter in await dead_letters(url, queue)]
 
-        bus = AmqpBus(url)
+        bus = TidyBus(url)
         yield Transport(bus, parked_there)
         await bus.close()
 
@@ -225,6 +245,18 @@ async def test_what_has_to_wait_comes_again_until_it_is_done(transport: Transpor
         await recorder.until(lambda r: {"m1", "m2", "m3"} <= set(r.done))
     assert tries["m2"] == 3
     assert await transport.parked(EVERYTHING.queue) == []
+
+
+async def test_what_waited_when_its_consumer_stopped_is_left_to_the_next(transport: Transport) -> None:
+    """An Ack for a later message of the batch must not cover it."""
+    first = Recorder(lambda message: Outcome.RETRY if message.message_id == "m1" else Outcome.DONE)
+    async with transport.consuming(EVERYTHING, first):
+        publishing = asyncio.create_task(transport.publish(messages("m1", "m2")))
+        await first.until(lambda r: "m2" in r.done)
+    second = Recorder()
+    async with transport.consuming(EVERYTHING, second):
+        await publishing
+        await second.until(lambda r: "m1" in r.done)
 
 
 async def test_after_a_failure_the_whole_batch_comes_again(transport: Transport) -> None:

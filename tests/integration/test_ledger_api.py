@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
+from services.ledger.service import Ledger
+from shared.errors import Unavailable
 from shared.money import MAX_CENTS
 from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, fold, patient_body
@@ -721,6 +723,30 @@ async def test_bulk_of_nothing_and_of_many_pieces(company: Company) -> None:
     assert [row["status"] for row in answer.lines] == [201] * 450
     numbers = [row["payment"]["company_version"] for row in answer.lines]
     assert numbers == sorted(numbers)
+
+
+async def test_books_that_are_away_in_the_middle_are_told_line_by_line(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has begun, so it cannot become a 503: the lines that were not posted say so, and may come again."""
+    patient = await company.patient()
+    lines = [{**company.payment_body(patient_id=patient["id"]), "idempotency_key": f"away-{n}"} for n in range(450)]
+    real, calls = Ledger.post_many, 0
+
+    async def sometimes(self: Ledger, commands: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("The database is away")
+        return await real(self, commands)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "post_many", sometimes)
+        results = await send_lines(company, *lines)
+    assert [row["status"] for row in results] == [201] * 200 + [503] * 200 + [201] * 50
+    assert (await company.sums())["payments"] == 250
+    again = await send_lines(company, *lines)
+    assert [row["replayed"] for row in again] == [True] * 200 + [False] * 200 + [True] * 50
 
 
 # -- batches -------------------------------------------------------------------------------------------------------

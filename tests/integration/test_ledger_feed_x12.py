@@ -197,6 +197,16 @@ async def test_a_denial_moves_and_writes_off_nothing(company: Company) -> None:
     await proven(company)
 
 
+@pytest.mark.parametrize(("status", "adjusted", "patient"), [("4", 0, 0), ("1", 6_000, 1_500)])
+async def test_what_an_unpaid_claim_moves(company: Company, status: str, adjusted: int, patient: int) -> None:
+    """Denied: nothing, whatever its reasons. Processed and not paid: what is contractual, and the patient's part."""
+    charge = await one_charge(company, "A")
+    unpaid = (("CO", "45", 6_000), ("PR", "1", 1_500), ("CO", "16", 2_500))
+    await sent(company, check(claim("A", service(adjustments=unpaid), status=status)))
+    assert figures((await charges_now(company, [charge]))[0]) == (0, adjusted, 10_000 - adjusted - patient, patient)
+    assert await company.reasons() == {}
+
+
 async def test_a_secondary_payer_does_not_repeat_what_the_first_did(company: Company) -> None:
     payer = await company.payer()
     patient = await company.patient("PT-1007")
@@ -583,6 +593,47 @@ async def test_what_is_no_file_is_refused_and_not_kept(company: Company, body: b
     assert await company.rows() == before
 
 
+async def test_a_refusal_does_not_quote_the_file(company: Company) -> None:
+    body = x12_file([check(claim("A", service()))])
+    head, tail = body[: body.index(b"ST*835")], body[body.index(b"GE*") :]
+    for damaged in (
+        head + tail.replace(b"GE*1*1", b"GE*Zyzzyva*1").replace(b"IEA*1*000000101", b"IEA*9*Zyzzyva"),
+        body.replace(b"BPR*I*80", b"BPR*I*Zyzzyva"),
+        body.replace(b"ST*835*", b"ST*Zyzzyva*"),
+        body.replace(b"IEA*", b"Zyzzyva*"),
+    ):
+        answer = await company.upload("x12", damaged)
+        assert (answer.status, answer.code) == (422, "x12_unreadable"), answer
+        assert b"Zyzzyva" not in answer.raw
+
+
+async def test_exceptions_are_listed_by_what_is_asked(company: Company) -> None:
+    feeds = [await sent(company, check(claim(account, service()))) for account in "ABC"]
+    wrong = x12_file([check(claim("D", service()))]).replace(b"SE*", b"SE*9")
+    quarantined = await sent(company, wrong)
+
+    async def keys(**params: Any) -> list[str]:
+        return [row["feed_id"] for row in await company.exceptions(**params)]
+
+    newest_first = [quarantined["feed_id"], *(feed["feed_id"] for feed in reversed(feeds))]
+    assert await keys() == newest_first
+    assert await keys(reason="unmatched_claim") == newest_first[1:]
+    assert await keys(feed_id=quarantined["feed_id"]) == newest_first[:1]
+    assert await keys(source="era") == newest_first
+    assert await keys(source="emr") == []
+    one, other = [row["id"] for row in await company.exceptions()][:2]
+    resolved = await company.post(f"/v1/exceptions/{one}/resolve", {"note": "by hand"}, status=200)
+    assert (resolved["id"], resolved["state"]) == (one, "resolved")
+    await company.post(f"/v1/exceptions/{other}/dismiss", {"note": "not ours"}, status=200)
+    assert await keys(state="open") == newest_first[2:]
+    assert await keys(state="resolved") == newest_first[:1]
+    page = await company.get("/v1/exceptions", limit=2)
+    rest = await company.get("/v1/exceptions", limit=2, cursor=page["next"])
+    assert [row["feed_id"] for row in page["items"] + rest["items"]] == newest_first
+    refused = await company.send("POST", f"/v1/exceptions/{uuid4()}/resolve", {"note": "x"})
+    assert refused.status == 404
+
+
 async def test_a_file_cut_anywhere_is_refused_whole(company: Company) -> None:
     body = x12_file([check(claim("A", service())), check(claim("B", service()))])
     before = await company.rows()
@@ -658,6 +709,21 @@ async def test_a_large_remittance_interrupted_and_begun_again_equals_the_clean_r
         assert await company.reasons() == reasons
         assert (await company.get("/v1/payments"))["items"][1]["location_id"] == str(company.locations[0])
         await proven(company)
+
+
+async def test_the_location_of_a_large_remittance_is_shared_by_all_of_its_chunks(company: Company) -> None:
+    """The first claim lies elsewhere, three chunks before the last: then there is no location that all share."""
+    here, there = (str(one) for one in company.locations)
+    await one_charge(company, "M0", location_id=there)
+    await one_charge(company, "M249", location_id=here)
+    await sent(company, large(250, "M"))
+    receipt = (await company.get("/v1/payments"))["items"][0]
+    assert (receipt["applied_cents"], receipt["location_id"]) == (16_000, None)
+    await one_charge(company, "S0", location_id=there)
+    await sent(company, large(250, "S"))
+    receipt = (await company.get("/v1/payments"))["items"][0]
+    assert (receipt["applied_cents"], receipt["location_id"]) == (8_000, there), "of a chunk that is not the last"
+    await proven(company)
 
 
 class ProcessDied(Exception):

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from deploy.rabbitmq import PrivateRabbit
 from shared import crash, outbox
 from shared.amqp import AmqpBus
 from shared.bus import BILLING_EVENTS, Message, Outcome, Subscription, pause
@@ -26,6 +28,7 @@ from shared.outbox import Relay
 from tests.conftest import MakeDatabase
 
 PATIENCE_SECONDS = 60.0
+NUMBERS = count()
 EVENTS = Subscription("relay.events.v1", BILLING_EVENTS, ("#",))
 
 SCHEMA = """
@@ -363,7 +366,7 @@ def publishing_points() -> list[str]:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("crash_at", publishing_points())
-async def test_a_relay_killed_at_each_point_loses_nothing(dsn: str, amqp_url: str, crash_at: str) -> None:
+async def test_a_relay_killed_at_each_point_loses_nothing(dsn: str, rabbit: PrivateRabbit, crash_at: str) -> None:
     companies = await make_companies(dsn, 3)
     await asyncio.gather(*(write_events(dsn, companies, 50, seed) for seed in range(4)))
     received: list[Message] = []
@@ -372,13 +375,13 @@ async def test_a_relay_killed_at_each_point_loses_nothing(dsn: str, amqp_url: st
         received.extend(batch)
         return [Outcome.DONE] * len(batch)
 
-    bus, stop = AmqpBus(amqp_url), asyncio.Event()
-    consumer = asyncio.create_task(bus.consume(EVENTS, handle, stop))
-    await until(lambda: bus.connected)
+    url = rabbit.make_vhost(f"relay-{next(NUMBERS)}")
+    bus, stop = AmqpBus(url), asyncio.Event()
     await bus.declare([EVENTS])
-    with relay_process(dsn, amqp_url, crash_at) as process:
+    consumer = asyncio.create_task(bus.consume(EVENTS, handle, stop))
+    with relay_process(dsn, url, crash_at) as process:
         assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == -signal.SIGKILL
-    with relay_process(dsn, amqp_url) as process:
+    with relay_process(dsn, url) as process:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while await unpublished(dsn):
                 await asyncio.sleep(0.05)

@@ -1,6 +1,17 @@
 """The ledger's endpoints, by subject. `ENDPOINTS` is the whole surface, in the order of the documentation."""
 
-from services.ledger.api import batches, charges, events, feeds, parties, payments
+from services.ledger.api import (
+    batches,
+    charges,
+    events,
+    exceptions,
+    feeds,
+    hl7,
+    mappings,
+    parties,
+    payments,
+    reconciliation,
+)
 
 ENDPOINTS = (
     *parties.ENDPOINTS,
@@ -8,5 +19,9 @@ ENDPOINTS = (
     *payments.ENDPOINTS,
     *batches.ENDPOINTS,
     *feeds.ENDPOINTS,
+    *exceptions.ENDPOINTS,
+    *mappings.ENDPOINTS,
+    *reconciliation.ENDPOINTS,
+    *hl7.ENDPOINTS,
     *events.ENDPOINTS,
 )

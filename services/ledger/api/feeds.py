@@ -1,11 +1,10 @@
-"""Feeds by HTTP and what came of them: uploads, their raw form, exceptions and how people close them."""
+"""Feeds by HTTP and what came of them: uploads, counts, their raw form."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import structlog
@@ -13,9 +12,10 @@ from aiohttp import web
 
 from services.ledger import wire
 from services.ledger.api.common import LEDGER, ledger
-from services.ledger.feeds import emr, intake, remittances
+from services.ledger.feeds import emr, intake, mappings, remittances
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
 from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.stored import PIECE, pieces, stored
 from services.ledger.feeds.x12.reader import X12Unreadable
 from shared.access.principal import Guard
 from shared.errors import Invalid, PayloadTooLarge
@@ -23,14 +23,12 @@ from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 from shared.web.bodies import load_json
 
-_PIECE = 1 << 20
 _INLINE_BYTES = 8 << 20
 _MAX_BYTES = 2 << 30
 _MAX_EVENTS = 10_000
 _RESUME_SECONDS = 30.0
 _UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
-_READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
-_WORK = Guard(any_of=(("payment_posting", "edit"),))
+READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
 log = structlog.get_logger("feeds")
 
 
@@ -39,7 +37,7 @@ async def x12(call: Call) -> web.Response:
     with tempfile.TemporaryFile() as spool:
         body_hash, size = await _spool(call.request, spool)
         try:
-            found = await remittances.examine(lambda: _pieces(spool))
+            found = await remittances.examine(lambda: pieces(spool))
         except X12Unreadable as error:
             raise Invalid(str(error), code="x12_unreadable") from None
         feed = await _open(call, body_hash, size, spool)
@@ -49,7 +47,7 @@ async def x12(call: Call) -> web.Response:
             background.add(task)
             task.add_done_callback(background.discard)
             return json_response(await _document(call, feed), 202)
-        await remittances.process(ledger(call), feed, lambda: _pieces(spool), call.correlation_id, found)
+        await remittances.process(ledger(call), feed, lambda: pieces(spool), call.correlation_id, found)
     return json_response(await _document(call, feed))
 
 
@@ -59,11 +57,9 @@ BACKGROUND: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("background", set)
 async def work_off(app: web.Application, feed: Feed, correlation_id: str) -> None:
     """Process a stored feed from its raw form: after a 202, or after an interruption."""
     books = app[LEDGER]
-    with tempfile.TemporaryFile() as spool:
-        async for chunk in intake.read_raw(books.pool, feed.company_id, feed.feed_id):
-            await asyncio.to_thread(spool.write, chunk)
-        found = await remittances.examine(lambda: _pieces(spool))
-        await remittances.process(books, feed, lambda: _pieces(spool), correlation_id, found)
+    async with stored(books.pool, feed.company_id, feed.feed_id) as chunks:
+        found = await remittances.examine(chunks)
+        await remittances.process(books, feed, chunks, correlation_id, found)
     log.info("feed_worked_off", feed_id=str(feed.feed_id))
 
 
@@ -93,7 +89,7 @@ async def take_up_abandoned(app: web.Application) -> None:
 
 async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
     digest, size = hashlib.sha256(), 0
-    async for piece in request.content.iter_chunked(_PIECE):
+    async for piece in request.content.iter_chunked(PIECE):
         size += len(piece)
         if size > _MAX_BYTES:
             raise PayloadTooLarge()
@@ -105,17 +101,11 @@ async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
 async def _whole(request: web.Request) -> bytes:
     """A body that is held in memory."""
     found = bytearray()
-    async for piece in request.content.iter_chunked(_PIECE):
+    async for piece in request.content.iter_chunked(PIECE):
         found += piece
         if len(found) > _INLINE_BYTES:
             raise PayloadTooLarge()
     return bytes(found)
-
-
-def _pieces(spool: BinaryIO) -> Iterator[bytes]:
-    spool.seek(0)
-    while piece := spool.read(_PIECE):
-        yield piece
 
 
 async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Feed:
@@ -128,7 +118,7 @@ async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Fee
     await intake.open_feed(pool, feed, channel="http", sender=sender, body_hash=body_hash, byte_count=size)
     number = 0
     spool.seek(0)
-    while piece := await asyncio.to_thread(spool.read, _PIECE):
+    while piece := await asyncio.to_thread(spool.read, PIECE):
         await intake.add_chunk(pool, feed, number, piece)
         number += 1
     return feed
@@ -144,9 +134,12 @@ async def emr_events(call: Call) -> web.Response:
         raise Invalid.field("body", "too_many", f"At most {_MAX_EVENTS} events")
     one = structured(call.request.content_type, call.request.headers, value)
     events = _understood(value if batch else [one], batch)
-    if not batch and events[0].problem is not None:
-        raise events[0].problem
     pool, company_id = ledger(call).pool, call.principal.company
+    if not batch and events[0].problem is not None:
+        # A code that the company has mapped is no fault.
+        alone = (await mappings.read(pool, company_id)).event(events[0])
+        if alone.problem is not None:
+            raise alone.problem
     await ledger(call).learn({company_id})
     feed = Feed(company_id, uuid7(), "emr", "emr")
     sender = call.principal.client_id
@@ -176,24 +169,24 @@ async def _document(call: Call, feed: Feed) -> dict[str, Any]:
     return await intake.read_feed(ledger(call).pool, feed.company_id, feed.feed_id)
 
 
-def _sender(call: Call) -> str | None:
+def sender_of(call: Call) -> str | None:
     """An EMR client sees its own feeds, people see all of their company's."""
     return call.principal.client_id if call.principal.is_emr else None
 
 
 async def listing(call: Call) -> web.Response:
-    company, query = call.principal.company, call.query
-    return json_response(await intake.read_feeds(ledger(call).pool, company, _sender(call), query.cursor, query.limit))
+    company, query, pool = call.principal.company, call.query, ledger(call).pool
+    return json_response(await intake.read_feeds(pool, company, sender_of(call), query.cursor, query.limit))
 
 
 async def read(call: Call) -> web.Response:
     company = call.principal.company
-    return json_response(await intake.read_feed(ledger(call).pool, company, call.path_id(), _sender(call)))
+    return json_response(await intake.read_feed(ledger(call).pool, company, call.path_id(), sender_of(call)))
 
 
 async def raw(call: Call) -> web.StreamResponse:
     company, feed_id = call.principal.company, call.path_id()
-    await intake.read_feed(ledger(call).pool, company, feed_id, _sender(call))
+    await intake.read_feed(ledger(call).pool, company, feed_id, sender_of(call))
     response = web.StreamResponse(
         headers={"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{feed_id}"'}
     )
@@ -202,27 +195,6 @@ async def raw(call: Call) -> web.StreamResponse:
         await response.write(chunk)
     await response.write_eof()
     return response
-
-
-async def exceptions(call: Call) -> web.Response:
-    query: wire.ExceptionsQuery = call.query
-    filters = (query.feed_id, query.source, query.reason, query.state, _sender(call))
-    company = call.principal.company
-    return json_response(await intake.read_exceptions(ledger(call).pool, company, query.cursor, query.limit, *filters))
-
-
-async def resolve(call: Call) -> web.Response:
-    return await _close(call, "resolved")
-
-
-async def dismiss(call: Call) -> web.Response:
-    return await _close(call, "dismissed")
-
-
-async def _close(call: Call, state: str) -> web.Response:
-    company, who = call.principal.company, call.principal.subject
-    await intake.close_exception(ledger(call).pool, company, call.path_id(), state, who, call.body.note)
-    return json_response({"id": call.path_id(), "state": state})
 
 
 ENDPOINTS = (
@@ -242,12 +214,9 @@ ENDPOINTS = (
         "Send EMR payments and charges as CloudEvents",
         raw_types=("application/json", SINGLE, BATCH),
     ),
-    Endpoint("GET", "/v1/feeds", listing, _READ, "List feeds, newest first", query=wire.Page),
-    Endpoint("GET", "/v1/feeds/{id}", read, _READ, "One feed with its counts and totals"),
+    Endpoint("GET", "/v1/feeds", listing, READ, "List feeds, newest first", query=wire.Page),
+    Endpoint("GET", "/v1/feeds/{id}", read, READ, "One feed with its counts and totals"),
     Endpoint(
-        "GET", "/v1/feeds/{id}/raw", raw, _READ, "A feed as it was received", answer_type="application/octet-stream"
+        "GET", "/v1/feeds/{id}/raw", raw, READ, "A feed as it was received", answer_type="application/octet-stream"
     ),
-    Endpoint("GET", "/v1/exceptions", exceptions, _READ, "What a person must look at", query=wire.ExceptionsQuery),
-    Endpoint("POST", "/v1/exceptions/{id}/resolve", resolve, _WORK, "Mark as settled by hand", body=wire.NoteIn),
-    Endpoint("POST", "/v1/exceptions/{id}/dismiss", dismiss, _WORK, "Dismiss with a reason", body=wire.NoteIn),
 )

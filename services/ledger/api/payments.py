@@ -20,6 +20,7 @@ from services.ledger.domain.commands import (
     RefundPayment,
     ReversePayment,
 )
+from services.ledger.posting import Verdict
 from shared.access.principal import Guard, area
 from shared.errors import Invalid, Problem
 from shared.web import Call, Endpoint, json_response
@@ -114,7 +115,10 @@ def _line_command(call: Call, raw: bytes) -> Command | Problem:
 
 async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) -> bytes:
     commands = [item for _, item in chunk if isinstance(item, Command)]
-    verdicts = iter(await ledger(call).post_many(commands))
+    try:
+        verdicts = iter(await ledger(call).post_many(commands))
+    except Problem as away:  # The answer has begun, so each line says it; its key tells when it comes again.
+        verdicts = iter([Verdict(problem=away)] * len(commands))
     out = []
     for number, item in chunk:
         verdict = next(verdicts) if isinstance(item, Command) else None

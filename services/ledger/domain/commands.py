@@ -10,7 +10,8 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.feed_acts import ApplyRemittance, EmrDocument, PostRemittance
+from services.ledger.domain.feed_acts import ApplyRemittance, EmrAdjustment, EmrDocument, PostRemittance
+from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.domain.wants import Wants
 
 
@@ -32,6 +33,19 @@ class FeedItem:
     item_key: str
     amount_cents: int = 0
     raw: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The exception that a command tries to settle, and the person who asked for it. Success is written with the
+    posting; a refusal leaves the exception and its item as they were."""
+
+    company_id: UUID
+    """Of the exception: the nil UUID for an event whose company could not be told when it came."""
+    exception_id: UUID
+    actor_id: UUID
+    closes: bool = True
+    """False: more commands follow before the exception is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +275,12 @@ Act = (
     | RefundPayment
     | DeclareBatch
     | EmrDocument
+    | EmrAdjustment
     | PostRemittance
     | ApplyRemittance
+    | RetryClaim
+    | RetryAdjustment
+    | EmrTotals
 )
 
 
@@ -278,3 +296,4 @@ class Command:
     correlation_id: str
     act: Act
     item: FeedItem | None = None
+    retry: Retry | None = None

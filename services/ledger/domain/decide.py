@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from services.ledger.domain import charges, commands, emr, feed_acts, parties, payments, remittances
+from services.ledger.domain import (
+    charges,
+    commands,
+    emr,
+    emr_adjustments,
+    feed_acts,
+    later_acts,
+    parties,
+    payments,
+    remittances,
+    retries,
+    totals,
+)
 from services.ledger.domain.books import Books
 from services.ledger.domain.commands import Command
 from services.ledger.domain.journal import Journal
@@ -27,8 +39,12 @@ _RULES: Final[dict[type, Callable[[Books, Journal, Command, Any], dict[str, Any]
     commands.ReversePayment: payments.reverse_payment,
     commands.RefundPayment: payments.refund_payment,
     feed_acts.EmrDocument: emr.emr_document,
+    feed_acts.EmrAdjustment: emr_adjustments.emr_adjustment,
     feed_acts.PostRemittance: remittances.post_remittance,
     feed_acts.ApplyRemittance: remittances.apply_remittance,
+    later_acts.RetryClaim: retries.retry_claim,
+    later_acts.RetryAdjustment: retries.retry_adjustment,
+    later_acts.EmrTotals: totals.emr_totals,
 }
 
 

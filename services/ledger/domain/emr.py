@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.books import Books, Charge, FeedDocument, Patient, Payment, Words
+from services.ledger.domain.books import Books, Charge, FeedDocument, Location, Patient, Payment, Words
 from services.ledger.domain.charges import change_amount, rewrite, set_state
 from services.ledger.domain.commands import Command
 from services.ledger.domain.draft import Draft
@@ -24,8 +24,8 @@ from shared.ids import uuid7
 
 def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocument) -> dict[str, Any]:
     """Answers `{outcome: posted|ignored|duplicate, reason, document_id}`; raises Invalid for what needs a person."""
-    location = next((one for one in books.locations.values() if one.emr_location_id == act.clinic), None)
-    if location is None:
+    location = _location(books, act)
+    if location is None or not location.active:
         raise Invalid.field(
             "data.emr_clinic_id", "unknown_clinic", "No location of the client's companies has this clinic"
         )
@@ -33,10 +33,12 @@ def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocum
     document_id = known.document_id if known else None
     if known is not None and (seen := _seen(known, act)) is not None:
         return {**seen, "document_id": document_id}
-    if act.kind == "payment":
-        draft, document_id = _payment(books, journal, command, act, document_id, location.location_id)
-    else:
-        draft, document_id = _charge(books, journal, command, act, document_id, location.location_id)
+    _check_person(books, act)
+    repeats = _repeats(known, act)
+    draft: Draft | None = None
+    if not repeats:
+        change = _payment if act.kind == "payment" else _charge
+        draft, document_id = change(books, journal, command, act, document_id, location.location_id)
     if draft:
         draft.close()
     known = FeedDocument(act.external_version, document_id, act.deleted, act.content_hash)
@@ -55,12 +57,17 @@ def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocum
     )
     if draft:
         return {"outcome": "posted", "reason": None, "document_id": document_id}
+    if repeats:
+        return {"outcome": "duplicate", "reason": "same_content", "document_id": document_id}
     return {"outcome": "ignored", "reason": act.withheld or "nothing_to_delete", "document_id": document_id}
 
 
 def _seen(known: FeedDocument, act: EmrDocument) -> dict[str, Any] | None:
     """The answer to a state that is not above the one we know."""
     told, ours = (act.external_version, act.deleted), (known.external_version, known.deleted)
+    both_stand = not (act.deleted or known.deleted)
+    if not act.replaces and both_stand and known.content_hash != act.content_hash:
+        raise Invalid.field("data", "conflict", "The document was sent before with other content")
     if told > ours:
         return None
     if told < ours:
@@ -68,6 +75,27 @@ def _seen(known: FeedDocument, act: EmrDocument) -> dict[str, Any] | None:
     if not act.deleted and known.content_hash != act.content_hash:
         raise Invalid.field("data", "conflict", "The same version was sent before with other content")
     return {"outcome": "duplicate", "reason": "same_version"}
+
+
+def _repeats(known: FeedDocument | None, act: EmrDocument) -> bool:
+    """A later state that says the same, of a sender whose documents do not change: only its version is kept."""
+    return known is not None and not (act.replaces or act.deleted or known.deleted)
+
+
+def _location(books: Books, act: EmrDocument) -> Location | None:
+    if act.location_id is not None:
+        return books.locations.get(act.location_id)
+    return next((one for one in books.locations.values() if one.emr_location_id == act.clinic), None)
+
+
+def _check_person(books: Books, act: EmrDocument) -> None:
+    """A patient can only be created with all that a patient has."""
+    person = act.person
+    if act.words is None or person is None or books.patient_by_account(person.account_number):
+        return
+    for name in ("first_name", "last_name", "date_of_birth"):
+        if not getattr(person, name):
+            raise Invalid.field(f"patient.{name}", "missing", "The patient is not known here, and this was not sent")
 
 
 def _payment(
@@ -143,6 +171,8 @@ def _charge(
 
 def _check_charge(books: Books, charge: Charge, act: EmrDocument, location_id: UUID) -> None:
     """Money stands under a charge's patient, place and code: those cannot change beneath it."""
+    if act.taken_back_cents is not None and act.taken_back_cents != charge.amount_cents:
+        raise Invalid.field("amount_cents", "partial_void", "What is taken back is not the amount of the charge")
     settled = charge.applied_cents + charge.adjusted_cents
     if not (charge.applied_cents or charge.adjusted_cents):
         return
@@ -166,6 +196,8 @@ def _patient(books: Books, draft: Draft, person: EmrPerson | None) -> UUID:
         raise ValueError("a state with words has a person")
     patient = books.patient_by_account(person.account_number)
     if patient is None:
+        if person.date_of_birth is None:
+            raise ValueError("checked before")
         patient = Patient(
             patient_id=uuid7(),
             account_number=person.account_number,

@@ -13,10 +13,12 @@ from services.ledger.domain.wants import Wants
 
 @dataclass(frozen=True, slots=True)
 class EmrPerson:
+    """A patient as the EMR knows him. A name or day of birth that it leaves out must be known here already."""
+
     account_number: str
     first_name: str
     last_name: str
-    date_of_birth: date
+    date_of_birth: date | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,40 @@ class EmrDocument:
     withheld: str | None = None
     person: EmrPerson | None = None
     words: dict[str, Any] | None = None
+    location_id: UUID | None = None
+    """The clinic's location, where the sender's words for it were looked up before."""
+    replaces: bool = True
+    """A later state may change what an earlier one said. Else it repeats it, or is a conflict."""
+    taken_back_cents: int | None = None
+    """Of a deletion, the amount that is taken back, where the sender states it: all of it, or it is no deletion."""
 
     def wants(self, wants: Wants) -> None:
-        wants.add("clinic", self.clinic)
+        wants.add("clinic", None if self.location_id else self.clinic)
+        wants.add("location", self.location_id)
         wants.add("document", (self.source, self.kind, self.external_id))
         if self.person:
             wants.add("account", self.person.account_number)
+
+
+@dataclass(frozen=True, slots=True)
+class EmrAdjustment:
+    """A write-off that the EMR made on a charge, which it names by its own id, or by patient, day and code."""
+
+    source: str
+    charge_ref: str | None
+    account_number: str
+    date_of_service: date
+    procedure_code: str
+    group_code: str
+    reason_code: str
+    amount_cents: int
+
+    def wants(self, wants: Wants) -> None:
+        if self.charge_ref:
+            wants.add("document", (self.source, "charge", self.charge_ref))
+        else:
+            wants.add("account_charges", self.account_number)
+            wants.add("account", self.account_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +110,8 @@ class RemittanceClaim:
     adjustments: tuple[tuple[str, str, int], ...] = ()
     problem: str | None = None
     problem_detail: dict[str, Any] = field(default_factory=dict)
+    ordinal: int = 0
+    """Its place in the remittance: payers repeat claim ids and control numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +132,11 @@ class PostRemittance:
     claims: tuple[RemittanceClaim, ...] = ()
     more_claims: bool = False
     """More chunks follow: the receipt's location is settled after the last of them."""
+    payer_id: UUID | None = None
+    """The payer that the company has mapped these names to."""
 
     def wants(self, wants: Wants) -> None:
+        wants.add("payer", self.payer_id)
         wants.add("era_payer", *self.payer_ids)
         wants.add("payer_name", self.payer_name)
         wants.add("payer_code", *self.payer_ids, self.payer_name)

@@ -22,13 +22,15 @@ TABLES = (
     "feed_item",
     "feed_exception",
 )
+FEED_WORK = ("exception_settlement", "emr_totals")
+"""What `append_feed_work` takes."""
 
 
 class Journal:
     """Rows by table, in the order in which they must be inserted."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        self.rows: dict[str, list[dict[str, Any]]] = {table: [] for table in (*TABLES, *FEED_WORK)}
         self.events: list[dict[str, Any]] = []
         self._places: dict[tuple[str, Any], int] = {}
 

@@ -94,7 +94,7 @@ def new_payment(books: Books, draft: Draft, command: Command, words: Words, **mo
 
 def apply_payment(books: Books, journal: Journal, command: Command, act: ApplyPayment) -> dict[str, Any]:
     """Apply existing money to charges: unapplied / receivable."""
-    payment = _live_payment(books, act.payment_id)
+    payment = live_payment(books, act.payment_id)
     check_settlement(books, payment.words.payer_id, act.applications, act.adjustments, payment.available_cents)
     draft = Draft(books, journal, "application", command.actor.user_id, command.correlation_id)
     _settle(draft, payment, act.applications, act.adjustments)
@@ -122,7 +122,7 @@ def reverse_payment(books: Books, journal: Journal, command: Command, act: Rever
     """A receipt that takes another one back: every net transfer with its sides swapped, linked to the original.
 
     It is dated today unless told otherwise, so that a day that was reconciled stays as it was."""
-    original = _live_payment(books, act.payment_id)
+    original = live_payment(books, act.payment_id)
     if original.refunded_cents:
         raise Invalid.field("payment", "already_refunded", "Part of the payment was refunded")
     check_can_be_unapplied(books, original, "payment")
@@ -140,7 +140,7 @@ def reverse_payment(books: Books, journal: Journal, command: Command, act: Rever
 def refund_payment(books: Books, journal: Journal, command: Command, act: RefundPayment) -> dict[str, Any]:
     """Money given back out of what is unapplied: a receipt of its own with a negative amount, linked to the original,
     whose own figures do not change (a reconciled deposit stays reconciled)."""
-    original = _live_payment(books, act.payment_id)
+    original = live_payment(books, act.payment_id)
     if act.amount_cents > original.available_cents:
         raise Invalid.field("amount_cents", "over_refunded", "Above what is unapplied and not yet refunded")
     deposit_date = act.deposit_date or books.today
@@ -258,7 +258,7 @@ def find_payment(books: Books, payment_id: UUID) -> Payment:
     return payment
 
 
-def _live_payment(books: Books, payment_id: UUID) -> Payment:
+def live_payment(books: Books, payment_id: UUID) -> Payment:
     """A payment that still stands: neither reversed nor itself a reversal, refund or withdrawn row."""
     payment = find_payment(books, payment_id)
     if payment.reversed_by is not None:

@@ -15,6 +15,7 @@ from services.ledger.domain.commands import Adjustment, Command
 from services.ledger.domain.draft import Draft
 from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance
 from services.ledger.domain.journal import Journal
+from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.payments import apply_cents, new_payment
 from shared.errors import NotFound
@@ -40,7 +41,7 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
         deposit_date=act.deposit_date,
         check_number=act.check_number,
         payer_id=payer.payer_id,
-        location_id=None if act.more_claims else _shared(_locations(matches)),
+        location_id=None if act.more_claims else shared(_locations(matches)),
     )
     payment = new_payment(books, draft, command, words)
     for row in act.provider_level:
@@ -54,8 +55,8 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
         version=draft.version,
     )
     books.remittances[act.payment_key] = payment.payment_id
-    _apply(books, draft, payment, matches, misses)
-    _report(books, journal, act, payment.payment_id, misses)
+    apply_matches(books, draft, payment, matches, misses)
+    report(books, journal, act, payment.payment_id, misses)
     draft.close()
     return _document(payment.payment_id, matches)
 
@@ -68,9 +69,9 @@ def apply_remittance(books: Books, journal: Journal, command: Command, act: Appl
     payment = books.payments[payment_id]
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance_claims", command.actor.user_id, command.correlation_id)
-    _apply(books, draft, payment, matches, misses)
-    _report(books, journal, act, payment_id, misses)
-    location_id = _shared(act.locations | _locations(matches))
+    apply_matches(books, draft, payment, matches, misses)
+    report(books, journal, act, payment_id, misses)
+    location_id = shared(act.locations | _locations(matches))
     if act.last and location_id is not None:
         draft.correct(payment, replace(payment.words, location_id=location_id))
     draft.close()
@@ -83,14 +84,16 @@ def _document(payment_id: UUID, matches: Sequence[Match]) -> dict[str, Any]:
     return {"outcome": "posted", "reason": None, "document_id": payment_id, "locations": locations}
 
 
-def _apply(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
+def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
+    """Apply every line that may be applied; why another may not is added to `misses`."""
     for match in matches:
-        key = key_of(match)
-        # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
-        if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
-            misses.append(_miss("duplicate_line", match, match.charge))
+        refusal = line_refusal(books, payment, match)
+        if refusal is not None:
+            misses.append(refusal)
             continue
-        if not _apply_line(draft, payment, match, misses) or key is None:
+        _apply_line(draft, payment, match, misses)
+        key = key_of(match)
+        if key is None:
             continue
         books.applied_lines.setdefault(key, set()).add(payment.payment_id)
         draft.journal.add(
@@ -103,25 +106,32 @@ def _apply(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match
         )
 
 
-def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> bool:
-    """Apply what was paid, then what was adjusted; never above the open balance, never below zero. False: nothing."""
-    charge, paid = match.charge, match.line.paid_cents
+def line_refusal(books: Books, payment: Payment, match: Match) -> Miss | None:
+    """Why a matched line must not be applied: it was before, or it is above the open balance or below zero."""
+    key, charge, paid = key_of(match), match.charge, match.line.paid_cents
+    # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
+    if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
+        return _miss("duplicate_line", match, charge)
     if paid > charge.balance_cents or -paid > charge.applied_cents:
-        misses.append(_miss("over_applied", match, charge))
-        return False
-    apply_cents(draft, payment, charge.charge_id, paid)
+        return _miss("over_applied", match, charge)
+    return None
+
+
+def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> None:
+    """Apply what was paid, then what was adjusted."""
+    charge = match.charge
+    apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
     for group, reason, cents in _to_post(match):
-        refusal = _refusal(charge, group, reason, cents)
+        refusal = adjustment_refusal(charge, group, reason, cents)
         if refusal:
             numbers = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
             misses.append(_miss(refusal, match, charge, **numbers))
         elif group != TO_PATIENT or (charge.payer_id and -charge.due[PATIENT] <= cents <= charge.due[PAYER]):
             # The patient's part moves only while the payer still owes it; a charge without a payer is all his.
             adjust(draft, charge, Adjustment(charge.charge_id, group, reason, cents), payment)
-    return True
 
 
-def _refusal(charge: Charge, group: str, reason: str, cents: int) -> str | None:
+def adjustment_refusal(charge: Charge, group: str, reason: str, cents: int) -> str | None:
     """Why an adjustment of a matched line must not post; what kind of adjustment it is has to be known."""
     if group not in _GROUPS or not (reason.isalnum() and len(reason) <= 5):
         return "unknown_code"
@@ -154,9 +164,14 @@ def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:
     return Miss(reason, match.claim, detail)
 
 
-def _report(
-    books: Books, journal: Journal, act: PostRemittance | ApplyRemittance, payment_id: UUID, misses: Sequence[Miss]
+def report(
+    books: Books,
+    journal: Journal,
+    act: PostRemittance | ApplyRemittance | RetryClaim,
+    payment_id: UUID,
+    misses: Sequence[Miss],
 ) -> None:
+    """What could not be applied, as exceptions of the receipt."""
     for miss in misses:
         journal.add(
             "feed_exception",
@@ -166,7 +181,12 @@ def _report(
             item_key=act.item_key,
             reason=miss.reason,
             quarantined=False,
-            detail={"claim_id": miss.claim.claim_id, "claim_status": miss.claim.status, **miss.detail},
+            detail={
+                "claim": miss.claim.ordinal,
+                "claim_id": miss.claim.claim_id,
+                "claim_status": miss.claim.status,
+                **miss.detail,
+            },
             raw=None,
             payment_id=payment_id,
             source="era",
@@ -177,13 +197,15 @@ def _locations(matches: Sequence[Match]) -> frozenset[UUID]:
     return frozenset(match.charge.location_id for match in matches)
 
 
-def _shared(locations: frozenset[UUID]) -> UUID | None:
+def shared(locations: frozenset[UUID]) -> UUID | None:
     """D14: the location that all matched charges share, else none."""
     return next(iter(locations)) if len(locations) == 1 else None
 
 
 def _payer(books: Books, draft: Draft, act: PostRemittance) -> Payer:
-    """The payer by the ids it sends, by code, by name; one not yet known posts under the name in the file."""
+    """The payer by mapping, by its ids, by code, by name; one not yet known posts under the name in the file."""
+    if act.payer_id in books.payers:
+        return books.payers[act.payer_id]
     name = act.payer_name.upper()
     for payer in books.payers.values():
         if set(act.payer_ids) & set(payer.era_payer_ids) or payer.code in act.payer_ids:

@@ -7,104 +7,41 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from services.ledger.domain.feed_acts import EmrDocument, EmrPerson
-from services.ledger.wire import Method, Units
+from services.ledger.domain.later_acts import EmrTotals
+from services.ledger.feeds.event_data import (
+    EXTERNAL_ID,
+    ChargeData,
+    DeletedCharge,
+    DeletedPayment,
+    EventData,
+    ExternalId,
+    PaymentData,
+    TotalsData,
+)
+from services.ledger.feeds.event_data import PaymentType as PaymentType
 from shared.errors import Invalid
-from shared.fields import DiagnosisCode, IsoDate, Line, Modifier, ProcedureCode
-from shared.money import NonNegativeCents, PositiveCents
 from shared.web.bodies import field_errors
 
 SINGLE: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
-_TYPES: Final = {
-    f"emr.{kind}.{change}.v1": (kind, change)
-    for kind in ("payment", "charge")
-    for change in ("posted", "changed", "deleted")
+TOTALS: Final = "emr.totals.reported.v1"
+EVENT_MODELS: Final[dict[str, type[EventData]]] = {
+    "emr.payment.posted.v1": PaymentData,
+    "emr.payment.changed.v1": PaymentData,
+    "emr.payment.deleted.v1": DeletedPayment,
+    "emr.charge.posted.v1": ChargeData,
+    "emr.charge.changed.v1": ChargeData,
+    "emr.charge.deleted.v1": DeletedCharge,
+    TOTALS: TotalsData,
 }
-
-Version = Annotated[int, Field(ge=1, le=1 << 53)]
-_EXTERNAL_ID: Final = r"^[!-~]+( [!-~]+)*$"
-ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_EXTERNAL_ID)]
-PaymentType = Literal[
-    "copay", "coinsurance", "deductible", "wellness", "supplies", "payment_on_account", "other", "internal"
-]
-
-
-class _Data(BaseModel):
-    """A sender may add fields; those we know are strict."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    emr_clinic_id: ExternalId
-
-
-class _Person(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    account_number: Line
-    first_name: Line
-    last_name: Line
-    date_of_birth: IsoDate
-
-
-class PaymentData(_Data):
-    """`emr.payment.posted.v1` and `.changed.v1` (api.md)."""
-
-    payment_id: ExternalId
-    payment_version: Version
-    patient: _Person
-    amount_cents: NonNegativeCents
-    method: Method
-    check_number: Line | None = None
-    transaction_date: IsoDate
-    date_of_service: IsoDate | None = None
-    payment_type: PaymentType
-
-
-class ChargeData(_Data):
-    """`emr.charge.posted.v1` and `.changed.v1`."""
-
-    charge_id: ExternalId
-    charge_version: Version
-    patient: _Person
-    date_of_service: IsoDate
-    procedure_code: ProcedureCode
-    modifiers: Annotated[list[Modifier], Field(max_length=4)] = Field(default_factory=list)
-    units: Units
-    amount_cents: PositiveCents
-    diagnosis_codes: Annotated[list[DiagnosisCode], Field(min_length=1, max_length=12)]
-
-
-class DeletedPayment(_Data):
-    """`emr.payment.deleted.v1`."""
-
-    payment_id: ExternalId
-    payment_version: Version
-
-
-class DeletedCharge(_Data):
-    """`emr.charge.deleted.v1`."""
-
-    charge_id: ExternalId
-    charge_version: Version
-
-
-_MODELS: Final[dict[tuple[str, str], type[_Data]]] = {
-    ("payment", "posted"): PaymentData,
-    ("payment", "changed"): PaymentData,
-    ("payment", "deleted"): DeletedPayment,
-    ("charge", "posted"): ChargeData,
-    ("charge", "changed"): ChargeData,
-    ("charge", "deleted"): DeletedCharge,
-}
-
-
-EVENT_MODELS: Final = {name: _MODELS[kind_change] for name, kind_change in _TYPES.items()}
-"""The data of each event type, for the AsyncAPI document."""
+"""The data of each event type, also for the AsyncAPI document."""
+_INSTANT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 
 
 class Envelope(BaseModel):
@@ -116,6 +53,7 @@ class Envelope(BaseModel):
     id: ExternalId
     source: ExternalId
     type: Annotated[str, StringConstraints(max_length=200, pattern=r"^[!-~]+$")]
+    time: Any = None
     data: Any
 
 
@@ -131,7 +69,8 @@ class EmrEvent:
     """Of type and data: the same id with another hash is a conflict."""
     amount_cents: int
     raw: str
-    document: EmrDocument | None = None
+    """All of the event as JSON, to be read again: `understand(envelope(json.loads(raw)))`."""
+    document: EmrDocument | EmrTotals | None = None
     problem: Invalid | None = None
 
 
@@ -150,47 +89,68 @@ def structured(content_type: str, headers: Mapping[str, str], value: Any) -> Any
     return {**attributes, "data": value} if attributes and not content_type.startswith(SINGLE) else value
 
 
-def understand(one: Envelope, prefix: str = "") -> EmrEvent:
-    """What an event asks of the books; a fault in its data is part of the answer, not an exception."""
+def understand(one: Envelope, prefix: str = "", procedures: Mapping[str, str] | None = None) -> EmrEvent:
+    """What an event asks of the books; a fault in its data is part of the answer, not an exception.
+
+    `procedures`: CPT codes by the codes that the sender uses instead. An event is the same whatever is mapped."""
     data = one.data if isinstance(one.data, dict) else {}
     canonical = _canonical(data, f"{prefix}data")
+    data_hash = hashlib.sha256(canonical.encode()).digest()
     clinic = data.get("emr_clinic_id")
     facts: dict[str, Any] = {
         "source": one.source,
         "event_id": one.id,
         "type": one.type,
-        "clinic": clinic if isinstance(clinic, str) and re.fullmatch(_EXTERNAL_ID, clinic) else None,
+        "clinic": clinic if isinstance(clinic, str) and re.fullmatch(EXTERNAL_ID, clinic) else None,
         "content_hash": hashlib.sha256(f"{one.type}\n{canonical}".encode()).digest(),
         "amount_cents": 0,
-        "raw": canonical,
+        "raw": _canonical(one.model_dump(), f"{prefix}data"),
     }
-    kind_change = _TYPES.get(one.type)
-    if kind_change is None:
+    model = EVENT_MODELS.get(one.type)
+    if model is None:
         return EmrEvent(**facts, problem=Invalid.field(f"{prefix}type", "unknown_type", "The event type is not known"))
+    code = data.get("procedure_code")
+    if procedures and isinstance(code, str) and code in procedures:
+        canonical = _canonical({**data, "procedure_code": procedures[code]}, f"{prefix}data")
     try:
         # By way of JSON, where a date is a text and a list is a list: the strict rules of every other body.
-        parsed = _MODELS[kind_change].model_validate_json(canonical, strict=True)
+        parsed = model.model_validate_json(canonical, strict=True)
     except ValidationError as error:
         return EmrEvent(**facts, problem=Invalid(errors=field_errors(error, f"{prefix}data.")))
-    document = _document(one.source, kind_change[0], parsed, hashlib.sha256(canonical.encode()).digest())
+    if isinstance(parsed, TotalsData):
+        return _reported(one, parsed, facts, prefix)
+    document = _document(one, parsed, data_hash)
     if document.withheld is None and isinstance(parsed, PaymentData):
         facts["amount_cents"] = parsed.amount_cents
     return EmrEvent(**facts, document=document)
 
 
-def _canonical(data: dict[str, Any], field: str) -> str:
-    """The data as one text for equal data. All of it is ASCII, so that no lone surrogate and no NUL is in it."""
+def _reported(one: Envelope, data: TotalsData, facts: dict[str, Any], prefix: str) -> EmrEvent:
+    """A report of totals is as old as its event: of two, the later one holds."""
     try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":"))
+        reported_at = None if one.time is None else _INSTANT.validate_json(json.dumps(one.time), strict=True)
+    except ValidationError:
+        problem = Invalid.field(f"{prefix}time", "invalid_time", "Must be an instant with its zone, as RFC 3339 has it")
+        return EmrEvent(**facts, problem=problem)
+    said = data.model_dump()
+    payments = None if said["payments"] is None else tuple(said["payments"])
+    act = EmrTotals(one.source, data.emr_clinic_id, data.date, tuple(said["totals"]), payments, reported_at)
+    return EmrEvent(**facts, document=act)
+
+
+def _canonical(value: Any, field: str) -> str:
+    """One text for equal values. All of it is ASCII, so that no lone surrogate and no NUL is in it."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
     except RecursionError:
         raise Invalid.field(field, "too_deep", "The data is nested too deeply") from None
 
 
-def _document(source: str, kind: str, data: Any, content_hash: bytes) -> EmrDocument:
-    withheld = _withheld(data)
+def _document(one: Envelope, data: Any, content_hash: bytes) -> EmrDocument:
+    withheld, kind = _withheld(data), one.type.split(".")[1]
     person = getattr(data, "patient", None)
     return EmrDocument(
-        source=source,
+        source=one.source,
         kind=kind,
         external_id=getattr(data, f"{kind}_id"),
         external_version=getattr(data, f"{kind}_version"),

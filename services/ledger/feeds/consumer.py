@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -13,6 +14,7 @@ from uuid import UUID, uuid5
 import structlog
 
 from services.ledger.feeds import emr, intake
+from services.ledger.feeds.attempts import Attempts, Past, Work
 from services.ledger.feeds.cloudevents import EmrEvent, envelope, structured, understand
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
@@ -25,6 +27,8 @@ SUBSCRIPTION: Final = Subscription(queue="ledger.emr.v1", exchange=EMR_FEED, rou
 _MAX_BYTES: Final = 1 << 20
 """One event is some hundred bytes; reading a hundred megabytes would hold up everybody else's."""
 _UNKNOWN: Final = "(unknown)"
+_Routed = tuple[EmrEvent, str | None]
+"""An event, and why it cannot be routed."""
 log = structlog.get_logger("emr")
 
 
@@ -33,38 +37,51 @@ class EmrConsumer:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._attempts = Attempts(ledger.pool)
         self._opened: set[UUID] = set()
 
     async def run(self, bus: Bus, stop: asyncio.Event) -> None:
         await bus.consume(SUBSCRIPTION, self.handle, stop)
 
     async def handle(self, batch: Sequence[Message]) -> Sequence[Outcome]:
-        """DONE once every event of the batch has a committed outcome; an unreadable envelope is parked.
-        An exception (the books are away) leaves the batch to be tried again."""
+        """DONE once an event has a committed outcome; an unreadable envelope is parked, and what breaks its handling
+        comes again until it is quarantined as poison. An exception (the books are away) means all of the batch."""
         started = time.monotonic()
         understood = [_read(message) for message in batch]
         events = [event for event in understood if event is not None]
-        groups: dict[tuple[UUID, str], list[tuple[EmrEvent, str | None]]] = defaultdict(list)
+        groups: dict[tuple[UUID, str], dict[str, list[_Routed]]] = defaultdict(lambda: defaultdict(list))
         for event, route in zip(events, await emr.route_all(self._ledger, events), strict=True):
             # Sources that nobody registered may be any text: they share one feed.
             source = event.source if route.company_id != NO_COMPANY else _UNKNOWN
-            groups[route.company_id, source].append((event, route.reason))
+            groups[route.company_id, source][_key(event)].append((event, route.reason))
         correlation_id = str(uuid7())
+        outcomes: dict[str, Outcome] = {}
         for (company_id, source), members in groups.items():
             feed = await self._feed(company_id, source)
-            await emr.take(self._ledger, feed, [e for e, reason in members if reason is None], correlation_id)
-            for event, reason in members:
-                if reason is not None:
-                    await emr.refuse(self._ledger, feed, event, reason)
+            outcomes |= await self._attempts.make(self._work(feed, members, correlation_id))
         parked = len(batch) - len(events)
         log.info(
             "emr_batch",
             events=len(events),
             parked=parked,
+            again=sum(outcome is Outcome.RETRY for outcome in outcomes.values()),
             correlation_id=correlation_id,
             ms=round((time.monotonic() - started) * 1000, 1),
         )
-        return [Outcome.PARK if event is None else Outcome.DONE for event in understood]
+        return [Outcome.PARK if event is None else outcomes[_key(event)] for event in understood]
+
+    def _work(self, feed: Feed, members: Mapping[str, Sequence[_Routed]], correlation_id: str) -> Work[_Routed]:
+        async def handle(routed: Sequence[_Routed]) -> None:
+            known = [event for event, reason in routed if reason is None]
+            await emr.take(self._ledger, feed, known, correlation_id)
+            for event, reason in routed:
+                if reason is not None:
+                    await emr.refuse(self._ledger, feed, event, reason)
+
+        async def put_aside(routed: _Routed, past: Past) -> None:
+            await emr.put_aside(self._ledger, feed, routed[0], past)
+
+        return Work(feed.company_id, members, handle, put_aside)
 
     async def _feed(self, company_id: UUID, source: str) -> Feed:
         day = datetime.now(UTC).date().isoformat()
@@ -74,6 +91,11 @@ class EmrConsumer:
             await intake.close_feed(self._ledger.pool, feed)
             self._opened.add(feed.feed_id)
         return feed
+
+
+def _key(event: EmrEvent) -> str:
+    """Tells messages apart: an event's name, and what it says under it."""
+    return hashlib.sha256(f"{event.source}\n{event.event_id}\n".encode() + event.content_hash).hexdigest()
 
 
 def _read(message: Message) -> EmrEvent | None:

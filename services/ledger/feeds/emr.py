@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from services.ledger import service
-from services.ledger.domain.commands import Command, FeedItem
-from services.ledger.feeds import intake
+from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.feeds import intake, mappings
+from services.ledger.feeds.attempts import Past
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
 from shared.ids import NO_COMPANY, uuid7
 
 _CHUNK = 200
+_CLINICS = """
+select emr_location_id as clinic, company_id, false as mapped from directory_location
+where active and emr_location_id = any ($1::text[])
+union all
+select m.alias, m.company_id, true from feed_mapping_now m
+join directory_location l on l.company_id = m.company_id and l.location_id = m.target::uuid and l.active
+where m.kind = 'clinic' and m.alias = any ($1::text[])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +40,15 @@ class Route:
 
 async def take(ledger: Ledger, feed: Feed, events: Sequence[EmrEvent], correlation_id: str) -> None:
     """Post events of one company, in order; every event gets an outcome. Raises Unavailable when the books are away."""
+    known = await mappings.read(ledger.pool, feed.company_id)
     commands: list[Command] = []
-    for event in events:
+    for event in map(known.event, events):
         item = _item(feed, event)
-        if event.problem is not None:
-            reason = event.problem.code if event.problem.code == "unknown_type" else "invalid"
-            fields = [{"field": e.field, "code": e.code, "message": e.message} for e in event.problem.errors]
-            await intake.record(ledger.pool, feed, item, "quarantined", reason, {"errors": fields})
-        elif event.document is not None:
-            commands.append(
-                Command(
-                    company_id=feed.company_id,
-                    key=f"ce:{event.source} {event.event_id}",
-                    route="emr",
-                    body_hash=event.content_hash,
-                    actor=service.integration("emr"),
-                    correlation_id=correlation_id,
-                    act=event.document,
-                    item=item,
-                )
-            )
+        command = command_of(feed.company_id, event, item, correlation_id)
+        if command is not None:
+            commands.append(command)
+        elif fault := fault_of(event):
+            await intake.record(ledger.pool, feed, item, "quarantined", *fault)
     for start in range(0, len(commands), _CHUNK):
         chunk = commands[start : start + _CHUNK]
         for command, verdict in zip(chunk, await ledger.post_many(chunk), strict=True):
@@ -57,10 +56,47 @@ async def take(ledger: Ledger, feed: Feed, events: Sequence[EmrEvent], correlati
                 await intake.record_failure(ledger.pool, feed, command.item, verdict.problem)
 
 
+def command_of(
+    company_id: UUID, event: EmrEvent, item: FeedItem, correlation_id: str, retry: Retry | None = None
+) -> Command | None:
+    """What an event asks of the books; None for one whose data is wrong. The event's name is the key."""
+    if event.document is None:
+        return None
+    return Command(
+        company_id=company_id,
+        key=f"ce:{event.source} {event.event_id}",
+        route="emr",
+        body_hash=event.content_hash,
+        actor=service.integration("emr"),
+        correlation_id=correlation_id,
+        act=event.document,
+        item=item,
+        retry=retry,
+    )
+
+
+def fault_of(event: EmrEvent) -> tuple[str, dict[str, Any]] | None:
+    """What is wrong with the data of an event, and in which fields."""
+    if event.problem is None:
+        return None
+    reason = event.problem.code if event.problem.code == "unknown_type" else "invalid"
+    return reason, {"errors": [{"field": e.field, "code": e.code, "message": e.message} for e in event.problem.errors]}
+
+
 async def refuse(ledger: Ledger, feed: Feed, event: EmrEvent, reason: str) -> None:
     """Quarantine an event whose source or clinic is not known."""
-    detail = {"source": event.source, "emr_clinic_id": event.clinic, "type": event.type}
-    await intake.record(ledger.pool, feed, _item(feed, event), "quarantined", reason, detail)
+    await intake.record(ledger.pool, feed, _item(feed, event), "quarantined", reason, origin_of(event))
+
+
+async def put_aside(ledger: Ledger, feed: Feed, event: EmrEvent, past: Past) -> None:
+    """Quarantine an event that breaks whoever handles it."""
+    detail = {"attempts": past.attempts, "last_error_type": past.last_error_type, "first_seen": past.first_seen}
+    await intake.record(ledger.pool, feed, _item(feed, event), "quarantined", "poison", {**origin_of(event), **detail})
+
+
+def origin_of(event: EmrEvent) -> dict[str, Any]:
+    """What an event was routed by."""
+    return {"source": event.source, "emr_clinic_id": event.clinic, "type": event.type}
 
 
 def _item(feed: Feed, event: EmrEvent) -> FeedItem:
@@ -92,24 +128,25 @@ async def _route_known(
     ):
         sources[row["source"]].update(row["company_ids"])
     clinics: dict[str, set[UUID]] = defaultdict(set)
-    for row in await pool.fetch(
-        "select emr_location_id, company_id from directory_location"
-        " where active and emr_location_id = any ($1::text[])",
-        list({event.clinic for event in events if event.clinic}),
-    ):
-        clinics[row["emr_location_id"]].add(row["company_id"])
-    return [_route(event, sources, clinics, company_id) for event in events]
+    aliases: dict[str, set[UUID]] = defaultdict(set)
+    for row in await pool.fetch(_CLINICS, list({event.clinic for event in events if event.clinic})):
+        (aliases if row["mapped"] else clinics)[row["clinic"]].add(row["company_id"])
+    return [_route(event, sources, (clinics, aliases), company_id) for event in events]
 
 
 def _route(
-    event: EmrEvent, sources: dict[str, set[UUID]], clinics: dict[str, set[UUID]], company_id: UUID | None
+    event: EmrEvent,
+    sources: dict[str, set[UUID]],
+    clinics: Sequence[dict[str, set[UUID]]],
+    company_id: UUID | None,
 ) -> Route:
     allowed = sources.get(event.source, set())
     if company_id is not None:
         allowed = allowed & {company_id}
     if not allowed:
         return Route(company_id or NO_COMPANY, "unknown_source")
-    found = clinics.get(event.clinic or "", set()) & allowed
+    # A mapping counts only where no company has the clinic: nobody can draw another's events to himself.
+    found = next((known for one in clinics if (known := one.get(event.clinic or "", set()) & allowed)), set())
     if len(found) == 1:
         return Route(found.pop())
     only = next(iter(allowed)) if len(allowed) == 1 else NO_COMPANY

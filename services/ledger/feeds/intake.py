@@ -1,4 +1,4 @@
-"""Rows about feeds: what arrived, its raw form, what became of each item, what needs a person.
+"""Rows about feeds: what arrived, its raw form, what became of each item.
 
 Counts are never stored: they are counted from the items, so `received = posted + duplicates + ignored + quarantined`
 holds by construction.
@@ -49,16 +49,6 @@ order by f.received_at desc, f.feed_id desc limit $5
 _ADD_CHUNK = (
     "insert into feed_chunk (company_id, feed_id, chunk_no, bytes) values ($1, $2, $3, $4) on conflict do nothing"
 )
-
-_EXCEPTIONS = """
-select e.exception_id as id, e.feed_id, e.item_key, e.source, e.reason, e.quarantined, e.detail, e.payment_id,
-    e.created_at, e.state, e.state_by, e.state_at, e.state_note
-from feed_exception e join feed f on f.company_id = e.company_id and f.feed_id = e.feed_id
-where e.company_id = $1 and ($2::uuid is null or e.exception_id < $2) and ($4::uuid is null or e.feed_id = $4)
-    and ($5::text is null or e.source = $5) and ($6::text is null or e.reason = $6)
-    and ($7::text is null or e.state = $7) and ($8::text is null or feed_belongs_to(f.channel, f.sender, $8))
-order by e.exception_id desc limit $3
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,34 +230,23 @@ async def read_raw(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> Async
             number,
         )
         if chunk is None:
-            return
+            break
         yield chunk
         number += 1
+    if number == 0:
+        async for message in _messages(pool, company_id, feed_id):
+            yield message
 
 
-async def read_exceptions(
-    pool: asyncpg.Pool, company_id: UUID, cursor: UUID | None, limit: int, *filters: Any
-) -> dict[str, Any]:
-    """Exceptions, newest first; `filters`: feed_id, source, reason, state, sender."""
-    rows = await pool.fetch(_EXCEPTIONS, company_id, cursor, limit + 1, *filters)
-    items = [dict(row) | {"detail": orjson.loads(row["detail"])} for row in rows[:limit]]
-    return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
-
-
-async def close_exception(
-    pool: asyncpg.Pool, company_id: UUID, exception_id: UUID, state: str, user_id: UUID, note: str
-) -> None:
-    """A person resolved or dismissed an exception: who, when and why. Closing a closed one changes nothing."""
-    async with acquire(pool) as connection:
-        found = await connection.fetchval(
-            "update feed_exception set state = case when state = 'open' then $3 else state end,"
-            " state_by = coalesce(state_by, $4), state_at = coalesce(state_at, clock_timestamp()),"
-            " state_note = coalesce(state_note, $5) where company_id = $1 and exception_id = $2 returning true",
-            company_id,
-            exception_id,
-            state,
-            user_id,
-            note,
-        )
-    if not found:
-        raise NotFound()
+async def _messages(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[bytes]:
+    """The raw form of a feed that came message by message (MLLP)."""
+    last = 0
+    while row := await pool.fetchrow(
+        "select message_no, raw from feed_message where company_id = $1 and feed_id = $2 and message_no > $3"
+        " order by message_no limit 1",
+        company_id,
+        feed_id,
+        last,
+    ):
+        last = row["message_no"]
+        yield row["raw"].strip(b"\r\n") + b"\r"

@@ -1,10 +1,11 @@
-"""The ledger's feeds process: EMR events and identity's news from the bus."""
+"""The ledger's feeds process: EMR events and identity's news from the bus, HL7 messages over MLLP."""
 
 from __future__ import annotations
 
 import asyncio
 
 from services.ledger.feeds.consumer import EmrConsumer
+from services.ledger.feeds.hl7_listener import Hl7Listener
 from services.ledger.service import Ledger
 from services.ledger.store import create_ledger_pool
 from shared.bus import Bus
@@ -18,12 +19,14 @@ IDENTITY_QUEUE = "ledger.identity.v1"
 
 
 async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
-    """Consume until `stop`."""
-    pool = await create_ledger_pool(config, "ledger-feeds", size=4)
+    """Consume and listen until `stop`. With a bus of its own it is a process of its own, which fails where it cannot
+    listen; as a guest in another it does without."""
+    pool = await create_ledger_pool(config, "ledger-feeds", size=6)
     tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
     identity = ServiceClient(config.identity_url, tokens)
     directory = Directory(pool, identity)
-    consumer = EmrConsumer(Ledger(pool, directory))
+    ledger = Ledger(pool, directory)
+    consumer, listener = EmrConsumer(ledger), Hl7Listener(ledger)
 
     async def database() -> None:
         await ping(pool)
@@ -36,6 +39,8 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
                 consumer.run(source, stop),
                 source.consume(directory.subscription(IDENTITY_QUEUE), directory.handle, stop),
                 directory.run(stop),
+                listener.listen(config, stop, required=bus is None),
+                listener.post_waiting(stop),
                 checks={"bus": bus_check(source), "database": database},
             )
     finally:

@@ -135,7 +135,8 @@ class EnvelopeTracker:
         found = self._strays + trailer_findings(segment, "groups", self._groups, "ISA13", control)
         self._interchange = None
         if found and self._interchange_first > self.ordinal:
-            raise X12Unreadable(f"An interchange without any transaction: {found[0].detail}")
+            # Without the findings' text, which quotes the file: this one goes out in a refusal.
+            raise X12Unreadable("An interchange without any transaction, and with wrong counts or control numbers")
         return EnvelopeFault(self._interchange_first, self.ordinal, tuple(found)) if found else None
 
     def _expect_closed(self, name: str, *, group: bool = True) -> None:

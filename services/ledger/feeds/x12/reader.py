@@ -8,8 +8,9 @@ it is split, not measured; whoever counts the envelope reports its widths.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 MAX_SEGMENT = 64 * 1024
 _PIECE = 64 * 1024
@@ -20,6 +21,7 @@ _PUNCTUATION = frozenset(b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") | frozenset(rang
 _PADDING = b" \t\r\n\x00\x1a\xef\xbb\xbf"
 """What may lie between and after interchanges: white space, the end mark of DOS, the BOM of a concatenated file."""
 
+_Segment = TypeVar("_Segment")
 _ISA = re.compile(rb"(?<![A-Za-z0-9])ISA[^A-Za-z0-9\s]")
 _ENVELOPE = re.compile(rb"(?<![A-Za-z0-9])(?:GS([^A-Za-z0-9\s])[A-Z]{2}\1|IEA[^A-Za-z0-9\s][0-9])")
 
@@ -54,7 +56,30 @@ def segments(chunks: Iterable[bytes]) -> Iterator[list[str]]:
     while found:
         syntax, buffer = found
         yield syntax.isa
-        rest = yield from _body(buffer, pieces, syntax)
+        rest = yield from _body(buffer, pieces, syntax, _split)
+        found = _interchange(rest, pieces, after=syntax)
+
+
+def transaction_bytes(chunks: Iterable[bytes], ordinal: int) -> Iterator[bytes]:
+    """One transaction of a file that was read before, from ST to SE, byte for byte as it was sent."""
+    pieces = _pieces(chunks)
+    found = _interchange(b"", pieces)
+    count = 0
+    while found:
+        syntax, buffer = found
+        body = _body(buffer, pieces, syntax, _raw)
+        rest = b""
+        while True:
+            try:
+                name, raw = next(body)
+            except StopIteration as ended:
+                rest = ended.value
+                break
+            count += name == b"ST"
+            if count == ordinal:
+                yield raw.lstrip(b" \t\r\n") if name == b"ST" else raw
+                if name == b"SE":
+                    return
         found = _interchange(rest, pieces, after=syntax)
 
 
@@ -127,13 +152,15 @@ def _syntax(window: bytes) -> _Syntax | str:
     )
 
 
-def _body(buffer: bytes, pieces: Iterator[bytes], syntax: _Syntax) -> Generator[list[str], None, bytes]:
+def _body(
+    buffer: bytes, pieces: Iterator[bytes], syntax: _Syntax, split: Callable[[bytes, _Syntax], list[_Segment]]
+) -> Generator[_Segment, None, bytes]:
     """The segments after ISA up to and including IEA; returns the bytes that follow it."""
     while True:
         trailer = syntax.trailer.search(buffer)
         cut = trailer.end() - 1 if trailer else buffer.rfind(syntax.terminator)
         if cut >= 0:
-            yield from _split(buffer[:cut], syntax)
+            yield from split(buffer[:cut], syntax)
             buffer = buffer[cut + 1 :]
         if trailer:
             return buffer
@@ -159,6 +186,13 @@ def _split(block: bytes, syntax: _Syntax) -> list[list[str]]:
         texts = [_text(part) for part in block.split(syntax.terminator)]
     element = syntax.element
     return [stripped.split(element) for text in texts if (stripped := text.lstrip(" \t"))]
+
+
+def _raw(block: bytes, syntax: _Syntax) -> list[tuple[bytes, bytes]]:
+    """Every segment as its name and its bytes, terminator included."""
+    element = syntax.element.encode("latin-1")
+    segments = [part + syntax.terminator for part in block.split(syntax.terminator)]
+    return [(raw[:-1].translate(None, syntax.noise).lstrip(b" \t").split(element, 1)[0], raw) for raw in segments]
 
 
 def _text(raw: bytes) -> str:

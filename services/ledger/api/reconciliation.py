@@ -1,0 +1,102 @@
+"""An EMR against the books: what it says it sent, and what stands here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+from services.ledger import wire_feeds
+from services.ledger.api.common import ledger
+from services.ledger.api.feeds import READ, sender_of
+from services.ledger.domain.reconcile import STATUSES, Difference, Row, worst
+from services.ledger.reconciliation import reconcile
+from shared.errors import Invalid
+from shared.web import Call, Endpoint, json_response
+
+_MOST_DAYS = 31
+
+
+async def read(call: Call) -> web.Response:
+    """Rows by day, location and payment type; people see all sources, an EMR client its own."""
+    query: wire_feeds.ReconciliationQuery = call.query
+    if not 0 <= (query.to - query.from_).days < _MOST_DAYS:
+        raise Invalid.field("to", "range", f"From `from` on, at most {_MOST_DAYS} days")
+    company, client_id = call.principal.company, sender_of(call)
+    rows = await reconcile(ledger(call).pool, company, query.from_, query.to, query.location_id, client_id)
+    counts = Counter(row.status for row in rows)
+    return json_response(
+        {
+            "from": query.from_,
+            "to": query.to,
+            "status": worst(rows),
+            "rows": {status: counts[status] for status in STATUSES},
+            "items": [_row(row) for row in rows],
+            "next": None,
+        }
+    )
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """A row as callers see it."""
+    source, location_id, day, payment_type = row.cell
+    return {
+        "source": source,
+        "emr_clinic_id": row.reports[0].clinic if row.reports else None,
+        "location_id": location_id,
+        "date": day,
+        "payment_type": payment_type,
+        "reported_at": max((report.reported_at for report in row.reports), default=None),
+        "status": row.status,
+        "emr": row.emr,
+        "ledger": row.ledger,
+        "difference": None if row.emr is None else row.emr - row.ledger,
+        "explained": [
+            {
+                "reason": one.reason,
+                "payments": one.figures.payments,
+                "amount_cents": one.figures.amount_cents,
+                "exception_ids": one.exception_ids,
+            }
+            for one in row.explained
+        ],
+        "listed": row.listed,
+        "differences": None if row.differences is None else [_difference(one) for one in row.differences],
+    }
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    stands = one.document.cell() if one.document else None
+    return {
+        "kind": one.kind,
+        "emr_payment_id": one.payment_id,
+        "reason": one.reason,
+        "explained": one.explained,
+        "payments": one.figures.payments,
+        "amount_cents": one.figures.amount_cents,
+        "exception_id": one.exception_id,
+        "emr": one.listed,
+        "ledger": one.document
+        and {
+            "payment_id": one.document.payment_id,
+            "version": one.document.version,
+            "deleted": one.document.deleted,
+            "location_id": stands[0][1] if stands else None,
+            "date": stands[0][2] if stands else None,
+            "payment_type": stands[0][3] if stands else None,
+            "amount_cents": stands[1] if stands else None,
+        },
+    }
+
+
+ENDPOINTS = (
+    Endpoint(
+        "GET",
+        "/v1/reconciliation",
+        read,
+        READ,
+        "What the EMR says it sent against the books, down to the payment",
+        query=wire_feeds.ReconciliationQuery,
+    ),
+)

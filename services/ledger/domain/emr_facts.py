@@ -1,0 +1,92 @@
+"""What is known of an EMR's payments: what it reports, what stands in the books, what waits in the quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+Cell = tuple[str, UUID, date, str]
+"""Source, location, deposit date, payment type."""
+Name = tuple[str, str]
+"""Source, and the EMR's id of a payment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    payments: int = 0
+    amount_cents: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(self.payments + other.payments, self.amount_cents + other.amount_cents)
+
+    def __sub__(self, other: Figures) -> Figures:
+        return Figures(self.payments - other.payments, self.amount_cents - other.amount_cents)
+
+    def __bool__(self) -> bool:
+        return bool(self.payments or self.amount_cents)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A payment as the EMR lists it."""
+
+    version: int
+    amount_cents: int
+    payment_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The latest word of an EMR about a day of a clinic."""
+
+    source: str
+    clinic: str
+    location_id: UUID
+    day: date
+    reported_at: datetime
+    totals: Mapping[str, Figures]
+    payments: Mapping[str, Listed] | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The words of a receipt from a moment on."""
+
+    at: datetime
+    location_id: UUID | None
+    day: date
+    payment_type: str
+    amount_cents: int
+    withdrawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A payment of the EMR as the ledger knows it; without states it never brought money."""
+
+    source: str
+    external_id: str
+    version: int
+    deleted: bool
+    payment_id: UUID | None
+    states: tuple[State, ...]
+
+    def cell(self, at: datetime | None = None) -> tuple[Cell, int] | None:
+        """Where its money stood at a moment, or stands now, and how much; None: nowhere."""
+        known = [state for state in self.states if at is None or state.at <= at]
+        if not known or known[-1].withdrawn or known[-1].location_id is None:
+            return None
+        state = known[-1]
+        return (self.source, known[-1].location_id, state.day, state.payment_type), state.amount_cents
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The newest event of a payment that waits in the quarantine. `cell` is None for a deletion."""
+
+    exception_id: UUID
+    version: int
+    cell: Cell | None
+    amount_cents: int

@@ -1,0 +1,90 @@
+"""What became of a feed's item, written with the posting that it caused; or why a person must look at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.journal import Journal
+from shared.errors import Problem
+from shared.ids import uuid7
+
+
+class NotApplied(Problem):
+    """What still keeps a part of a remittance from being applied, with its numbers."""
+
+    status, title = 422, "It still cannot be applied"
+
+    def __init__(self, reason: str, numbers: dict[str, Any]) -> None:
+        super().__init__(code=reason)
+        self.numbers = numbers
+
+
+def record(journal: Journal, command: Command, outcome: str, reason: str | None, document: dict[str, Any]) -> None:
+    """The outcome of a command's item. One that waited in an exception is already counted, and is counted anew."""
+    if command.retry is not None:
+        _settle(journal, command.retry, command.item, outcome, reason, document)
+    elif command.item is not None:
+        journal.add(
+            "feed_item",
+            company_id=command.company_id,
+            feed_id=command.item.feed_id,
+            item_id=command.item.item_id,
+            item_key=command.item.item_key,
+            reason=reason,
+            **_counted(command.item, outcome, document),
+        )
+
+
+def _settle(
+    journal: Journal, retry: Retry, item: FeedItem | None, outcome: str, reason: str | None, document: dict[str, Any]
+) -> None:
+    journal.add(
+        "exception_settlement",
+        company_id=retry.company_id,
+        exception_id=retry.exception_id,
+        actor_id=retry.actor_id,
+        closes=retry.closes,
+        reason=reason,
+        **_counted(item, outcome, document),
+    )
+
+
+def _counted(item: FeedItem | None, outcome: str, document: dict[str, Any]) -> dict[str, Any]:
+    amount_cents = item.amount_cents if item else 0
+    return {
+        "outcome": outcome,
+        "amount_cents": amount_cents,
+        "posted_cents": amount_cents if outcome == "posted" else 0,
+        "payment_id": document.get("document_id"),
+    }
+
+
+def refusal_of(problem: Problem) -> tuple[str, dict[str, Any]]:
+    """A refusal as the reason of an exception, and its numbers or fields."""
+    if isinstance(problem, NotApplied):
+        return problem.code, problem.numbers
+    reason = "conflict" if problem.code == "idempotency_mismatch" else problem.code
+    errors = [{"field": e.field, "code": e.code} for e in problem.errors]
+    return reason, {"message": problem.detail, "errors": errors}
+
+
+def quarantine(journal: Journal, command: Command, problem: Problem) -> None:
+    """A refused item waits for a person; one that is being retried goes on waiting under the exception it has."""
+    if command.item is None or command.retry is not None:
+        return
+    reason, detail = refusal_of(problem)
+    record(journal, command, "quarantined", reason, {})
+    journal.add(
+        "feed_exception",
+        company_id=command.company_id,
+        exception_id=uuid7(),
+        feed_id=command.item.feed_id,
+        item_key=command.item.item_key,
+        reason=reason,
+        quarantined=True,
+        detail=detail,
+        raw=command.item.raw,
+        payment_id=None,
+        source=command.actor.source,
+    )

@@ -1,0 +1,67 @@
+"""An item of a feed that somebody wants to see: as it was sent, and as it was understood."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.ledger.feeds.remittance_facts import ordinal_of
+from services.ledger.feeds.stored import PIECE, Chunks, stored
+from services.ledger.feeds.x12.model import Claim, Header, Transaction
+from services.ledger.feeds.x12.reader import transaction_bytes
+from services.ledger.feeds.x12.remittance import read
+from shared.errors import NotFound
+
+
+async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+    """The event, or the segments from ST to SE; or NotFound where no raw form of the item is kept."""
+    if exception["raw"] is not None:
+        yield exception["raw"].encode()
+    elif exception["format"] == "x12":
+        async with stored(pool, company_id, exception["feed_id"]) as chunks:
+            blocks = _blocks(transaction_bytes(chunks(), ordinal_of(exception["item_key"])))
+            while block := await asyncio.to_thread(next, blocks, b""):
+                yield block
+    else:
+        raise NotFound()
+
+
+def _blocks(segments: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces worth a write."""
+    held = bytearray()
+    for segment in segments:
+        held += segment
+        if len(held) >= PIECE:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
+
+
+async def decoded(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> Any:
+    """An event's attributes and data; a claim, or the facts of its transaction; None for what is not understood."""
+    if exception["format"] == "emr" and exception["raw"] is not None:
+        return json.loads(exception["raw"])
+    if exception["format"] == "x12":
+        place = ordinal_of(exception["item_key"]), exception["detail"].get("claim")
+        async with stored(pool, company_id, exception["feed_id"]) as chunks:
+            return await asyncio.to_thread(_facts, chunks, *place)
+    return None
+
+
+def _facts(chunks: Chunks, ordinal: int, claim: int | None) -> dict[str, Any] | None:
+    current = 0
+    for event in read(chunks()):
+        if isinstance(event, Header):
+            current = event.ordinal
+        elif isinstance(event, Claim):
+            if current == ordinal and event.ordinal == claim:
+                return asdict(event)
+        elif isinstance(event, Transaction) and event.ordinal == ordinal:
+            return asdict(event)
+    return None

@@ -1,0 +1,132 @@
+"""What a remittance says, as the books take it: its key, its faults, its claims."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+from uuid import uuid5
+
+from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine
+from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.x12.model import Adjustment, Claim, Line, Transaction
+from shared.money import MAX_CENTS
+
+_NO_PAYEE: Final = "wrong_payee"
+NUMBER, NAME, CODE = 80, 200, 10
+"""Longest numbers, names and codes: the standard has 50, 60 and 5, but an element may be as long as a segment."""
+
+
+def payment_key(transaction: Transaction) -> str:
+    """Who paid what by which trace number, when and to whom (feeds.md 0.6). Payers repeat trace numbers on zero
+    pays (RFI 1847), so there the content tells them apart."""
+    header = transaction.header
+    if header is None:
+        raise ValueError("not a remittance")
+    parts = [
+        next(iter(header.payer_ids), header.payer.name),
+        header.trace_number,
+        str(header.amount_cents),
+        str(header.deposit_date),
+        header.payee.identifier or header.payee_tax_id,
+    ]
+    if header.amount_cents == 0:
+        parts.append(transaction.content_hash)
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def refusal_of(transaction: Transaction, npis: tuple[str, ...]) -> str | None:
+    """Why a whole transaction must not post, in the codes of api.md."""
+    header = transaction.header
+    if transaction.reason or header is None:
+        return transaction.reason
+    if header.deposit_date is None or abs(header.amount_cents) > MAX_CENTS:
+        return "envelope_mismatch"
+    if not 0 < len(header.trace_number) <= NUMBER:
+        return "envelope_mismatch"
+    if npis and not set(header.payee_npis) & set(npis):
+        return _NO_PAYEE
+    return None
+
+
+def refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
+    header = transaction.header
+    problems: list[dict[str, Any]] = [
+        {"code": p.code, "detail": p.detail, **dict(p.numbers)} for p in transaction.problems
+    ]
+    if reason == _NO_PAYEE:
+        problems.append({"code": reason, "detail": "N1*PE is not one of the company's NPIs"})
+    elif not problems:
+        problems.append(
+            {
+                "code": reason,
+                "detail": "TRN02 or a payment date (BPR16, DTM*405) is missing or too long, or BPR02 is out of range",
+            }
+        )
+    return {
+        "transaction": transaction.ordinal,
+        "trace_number": header.trace_number[:NUMBER] if header else None,
+        "bpr02_cents": header.amount_cents if header else None,
+        "clp04_sum_cents": transaction.paid_cents,
+        "plb_sum_cents": transaction.provider_cents,
+        "claims": transaction.claims,
+        "problems": problems,
+    }
+
+
+def item_of(feed: Feed, transaction: Transaction) -> FeedItem:
+    """Named by its place in the file, so that processing the same feed again counts it once."""
+    header = transaction.header
+    return FeedItem(
+        feed_id=feed.feed_id,
+        item_id=uuid5(feed.feed_id, str(transaction.ordinal)),
+        item_key=f"ST {transaction.ordinal}" + (f" TRN {header.trace_number[:NUMBER]}" if header else ""),
+        amount_cents=header.amount_cents if header else 0,
+    )
+
+
+def ordinal_of(item_key: str) -> int:
+    """The place in its file that an item is named by."""
+    return int(item_key.split()[1])
+
+
+def claim_of(claim: Claim) -> RemittanceClaim:
+    finding = min(claim.problems, key=lambda problem: problem.code, default=None)
+    numbers: dict[str, Any] = {}
+    if finding is not None:
+        same = [p for p in claim.problems if p.code == finding.code]
+        lines: list[dict[str, Any]] = [{**dict(p.numbers), "line": p.line} for p in same]
+        numbers = {"detail": finding.detail, "violations": lines}
+    return RemittanceClaim(
+        claim_id=claim.account[:NUMBER],
+        payer_control_number=claim.icn[:NUMBER],
+        status=claim.status[:CODE],
+        charge_cents=claim.charge_cents,
+        paid_cents=claim.paid_cents,
+        date_of_service=claim.service_from,
+        lines=tuple(_line(line) for line in claim.lines),
+        adjustments=_triplets(claim.adjustments),
+        problem=finding.code if finding else None,
+        problem_detail=numbers,
+        ordinal=claim.ordinal,
+    )
+
+
+def _line(line: Line) -> RemittanceLine:
+    procedure, submitted = line.procedure, line.submitted
+    coded = submitted or procedure
+    return RemittanceLine(
+        ordinal=line.ordinal,
+        procedure_code=procedure.code if procedure else "",
+        submitted_code=submitted.code if submitted else None,
+        modifiers=coded.modifiers if coded else (),
+        date_of_service=line.service_from,
+        charge_cents=line.charge_cents,
+        paid_cents=line.paid_cents,
+        control_number=line.control_number[:NUMBER] or None,
+        adjustments=_triplets(line.adjustments),
+    )
+
+
+def _triplets(rows: tuple[Adjustment, ...]) -> tuple[tuple[str, str, int], ...]:
+    return tuple((row.group[:CODE], row.reason[:CODE], row.cents) for row in rows)

@@ -1,0 +1,475 @@
+"""What an EMR says it sent against the books: balanced, explained or broken, down to the payment.
+
+Decided here where the rules are silent:
+
+* A day is the payments' `transaction_date`, which is the receipts' deposit date. A type that a report leaves out came
+  to nothing.
+* Of two reports about a day of a clinic the one with the later event time holds, whenever it arrived; a time ahead of
+  ours counts as now.
+* A difference is explained only by what accounts for all of it, in payments and in cents. A list that does not add up
+  to its own total proves nothing.
+* Without a list, what changed in the books after the report explains what is otherwise left, and nothing less: a
+  payment that was on its way when the report was made is in both.
+* The row of a day that the EMR did not report is `unreported`; that is worse than explained, and better than broken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shared.bus import Outcome
+from shared.ids import NO_COMPANY
+from tests.support.databases import Databases
+from tests.support.feed_work import Emr, retried, the_exception, true
+from tests.support.ledger import Company, LedgerStack, clinic_of, emr_event
+
+DAY = "2026-01-06"
+
+
+@pytest.fixture(scope="module")
+async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
+    async with LedgerStack.fresh(databases) as running:
+        yield running
+
+
+@pytest.fixture
+async def emr(stack: LedgerStack) -> Emr:
+    return await Emr.of(await stack.company(locations=2))
+
+
+def total(payment_type: str, payments: int, amount_cents: int) -> dict[str, Any]:
+    return {"payment_type": payment_type, "payments": payments, "amount_cents": amount_cents}
+
+
+def listed(payment_id: str, amount_cents: int, version: int = 1, payment_type: str = "copay") -> dict[str, Any]:
+    return {
+        "payment_id": payment_id,
+        "payment_version": version,
+        "amount_cents": amount_cents,
+        "payment_type": payment_type,
+    }
+
+
+def report(emr: Emr, *totals: Any, payments: list[Any] | None = None, time: datetime | None = None, **data: Any) -> Any:
+    said = {"emr_clinic_id": clinic_of(emr.company.locations[0]), "date": DAY, "totals": list(totals), **data}
+    if payments is not None:
+        said["payments"] = payments
+    event = emr_event(emr.source, "totals", said, change="reported")
+    return {**event, "time": (time or datetime.now(UTC)).isoformat()}
+
+
+def of_list(emr: Emr, *payments: dict[str, Any], **more: Any) -> Any:
+    """A report whose totals are those of its list."""
+    types = {one["payment_type"] for one in payments}
+    totals = [
+        total(
+            name,
+            sum(one["payment_type"] == name for one in payments),
+            sum(one["amount_cents"] for one in payments if one["payment_type"] == name),
+        )
+        for name in sorted(types)
+    ]
+    return report(emr, *totals, payments=list(payments), **more)
+
+
+async def reconciled(company: Company, token: str | None = None, **params: Any) -> Any:
+    params = {"from": DAY, "to": DAY, **params}
+    return await company.get("/v1/reconciliation", token, **params)
+
+
+async def rows(company: Company, **params: Any) -> dict[str, Any]:
+    """By payment type, of one day and clinic."""
+    document = await reconciled(company, **params)
+    found = {row["payment_type"]: row for row in document["items"]}
+    assert len(found) == len(document["items"])
+    return found
+
+
+def figures(payments: int, amount_cents: int) -> dict[str, int]:
+    return {"payments": payments, "amount_cents": amount_cents}
+
+
+def told(row: Any) -> list[tuple[str, str, str]]:
+    return [(one["kind"], one["emr_payment_id"], one["reason"]) for one in row["differences"]]
+
+
+def explained(row: Any) -> dict[str, tuple[int, int]]:
+    return {one["reason"]: (one["payments"], one["amount_cents"]) for one in row["explained"]}
+
+
+# -- balanced --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_day_that_balances(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(emr.payment("p-1"), emr.payment("p-2", payment_type="other", amount_cents=700))
+    feed = await emr.send(report(emr, total("copay", 1, 2_500), total("other", 1, 700)))
+    assert (feed["posted"], feed["control_total_cents"], feed["posted_total_cents"]) == (1, 0, 0)
+    document = await reconciled(company)
+    assert (document["status"], document["rows"]) == (
+        "balanced",
+        {"balanced": 2, "explained": 0, "unreported": 0, "broken": 0},
+    )
+    row = next(row for row in document["items"] if row["payment_type"] == "copay")
+    assert (row["emr"], row["ledger"], row["difference"]) == (figures(1, 2_500), figures(1, 2_500), figures(0, 0))
+    assert (row["source"], row["date"], row["emr_clinic_id"], row["location_id"]) == (
+        emr.source,
+        DAY,
+        clinic_of(company.locations[0]),
+        str(company.locations[0]),
+    )
+    assert (row["explained"], row["differences"], row["listed"]) == ([], None, None)
+    await emr.send(of_list(emr, listed("p-1", 2_500), listed("p-2", 700, payment_type="other")))
+    document = await reconciled(company)
+    assert document["status"] == "balanced"
+    assert [row["differences"] for row in document["items"]] == [[], []]
+    await true(company)
+
+
+async def test_a_report_over_the_bus(emr: Emr) -> None:
+    outcomes = await emr.deliver(emr.payment("p-1"), report(emr, total("copay", 1, 2_500)))
+    assert outcomes == [Outcome.DONE] * 2
+    assert (await reconciled(emr.company))["status"] == "balanced"
+    await true(emr.company)
+
+
+async def test_the_latest_report_holds_and_all_are_kept(emr: Emr) -> None:
+    company, now = emr.company, datetime.now(UTC)
+    await emr.send(emr.payment("p-1"))
+    right = report(emr, total("copay", 1, 2_500), time=now)
+    assert (await emr.send(right, report(emr, total("copay", 9, 9), time=now - timedelta(hours=1))))["posted"] == 2
+    assert (await reconciled(company))["status"] == "balanced"
+    assert (await emr.send(right))["duplicates"] == 1
+    other = {**right, "data": {**right["data"], "totals": []}}
+    assert (await emr.send(other))["quarantined"] == 1
+    assert await company.reasons() == {"conflict": 1}
+    assert (await reconciled(company))["status"] == "balanced"
+    # A clock that runs ahead does not hold for ever.
+    await emr.send(report(emr, total("copay", 7, 7), time=now + timedelta(days=400)))
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    assert (await reconciled(company))["status"] == "balanced"
+    assert (await company.rows())["emr_totals"] == 4
+    await true(company)
+
+
+async def test_a_report_changes_nothing_in_the_books(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"))
+    before = await emr.company.rows()
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    after = await emr.company.rows()
+    assert after["version"] == before["version"]
+    assert {name for name in after if after[name] != before[name]} == {
+        "emr_totals",
+        "feed",
+        "feed_chunk",
+        "feed_item",
+        "idempotency",
+    }
+
+
+# -- by totals -------------------------------------------------------------------------------------------------------
+
+
+async def test_internal_payments_are_explained(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"), emr.payment("p-2", payment_type="internal"))
+    await emr.send(report(emr, total("copay", 1, 2_500), total("internal", 1, 2_500)))
+    found = await rows(emr.company)
+    assert (found["copay"]["status"], found["internal"]["status"]) == ("balanced", "explained")
+    assert explained(found["internal"]) == {"internal_payment": (1, 2_500)}
+    assert (await reconciled(emr.company))["status"] == "explained"
+
+
+async def test_what_waits_in_the_quarantine_is_explained_until_it_is_dismissed(emr: Emr) -> None:
+    company = emr.company
+    waiting = emr.payment("p-2", amount_cents=900)
+    waiting["data"]["patient"] = {"account_number": "X"}
+    await emr.send(emr.payment("p-1"), waiting)
+    await emr.send(report(emr, total("copay", 2, 3_400)))
+    row = (await rows(company))["copay"]
+    exception = await the_exception(company)
+    assert (row["status"], row["difference"]) == ("explained", figures(1, 900))
+    assert row["explained"] == [{"reason": "quarantined", **figures(1, 900), "exception_ids": [exception["id"]]}]
+    await company.post(f"/v1/exceptions/{exception['id']}/dismiss", {"note": "test patient"}, status=200)
+    row = (await rows(company))["copay"]
+    assert (row["status"], row["explained"]) == ("broken", [])
+
+
+async def test_a_change_that_waits_in_the_quarantine_is_explained(emr: Emr) -> None:
+    """The ledger has version 1, the EMR version 2, whose event is broken; and a deletion by somebody else's hand."""
+    company = emr.company
+    change = emr.payment("p-1", 2, amount_cents=9_900, method="barter")
+    await emr.send(emr.payment("p-1"), emr.payment("p-2"), change)
+    await emr.send(report(emr, total("copay", 2, 12_400)))
+    row = (await rows(company))["copay"]
+    assert (row["status"], explained(row)) == ("explained", {"quarantined": (0, 7_400)})
+
+
+async def test_what_changed_after_the_report_is_explained(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(emr.payment("p-1"), emr.payment("p-2"), emr.payment("p-3"))
+    await emr.send(report(emr, total("copay", 3, 7_500)))
+    await emr.send(emr.payment("p-1", 2, amount_cents=100), emr.deletion("payment", "p-2", 2), emr.payment("p-4"))
+    row = (await rows(company))["copay"]
+    assert (row["ledger"], row["difference"]) == (figures(3, 5_100), figures(0, 2_400))
+    assert (row["status"], explained(row)) == ("explained", {"changed_after_report": (0, 2_400)})
+    # One that moved to another day is gone from this one, and is not reported there.
+    await emr.send(emr.payment("p-3", 2, transaction_date="2026-01-07"))
+    document = await reconciled(company, to="2026-01-07")
+    assert [(row["date"], row["status"]) for row in document["items"]] == [
+        (DAY, "explained"),
+        ("2026-01-07", "unreported"),
+    ]
+    assert document["status"] == "unreported"
+
+
+async def test_a_payment_that_was_on_its_way_explains_nothing(emr: Emr) -> None:
+    """It is in the report although it reached us later; another one is missing, and no sum may hide that."""
+    made = datetime.now(UTC)
+    await emr.send(emr.payment("p-1"))
+    await emr.send(report(emr, total("copay", 2, 3_000), time=made))
+    row = (await rows(emr.company))["copay"]
+    assert (row["status"], row["explained"], row["difference"]) == ("broken", [], figures(1, 500))
+
+
+@pytest.mark.parametrize("said", [(2, 2_500), (1, 2_501), (0, 0)])
+async def test_a_difference_that_nothing_explains_is_broken(emr: Emr, said: tuple[int, int]) -> None:
+    await emr.send(emr.payment("p-1"))
+    await emr.send(report(emr, total("copay", *said)))
+    document = await reconciled(emr.company)
+    assert (document["status"], document["items"][0]["status"]) == ("broken", "broken")
+
+
+async def test_a_type_that_the_report_leaves_out_came_to_nothing(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"), emr.payment("p-2", payment_type="wellness"))
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    found = await rows(emr.company)
+    assert (found["wellness"]["status"], found["wellness"]["emr"]) == ("broken", figures(0, 0))
+
+
+async def test_days_and_clinics_without_a_report(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(emr.payment("p-1"), emr.payment("p-2", emr_clinic_id=clinic_of(company.locations[1])))
+    document = await reconciled(company)
+    assert (document["status"], [row["status"] for row in document["items"]]) == ("unreported", ["unreported"] * 2)
+    assert [(row["emr"], row["difference"]) for row in document["items"]] == [(None, None)] * 2
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    one = await reconciled(company, location_id=company.locations[0])
+    assert (one["status"], len(one["items"])) == ("balanced", 1)
+    assert (await reconciled(company))["status"] == "unreported"
+    assert (await reconciled(company, location_id=uuid4()))["items"] == []
+
+
+# -- down to the payment ---------------------------------------------------------------------------------------------
+
+
+async def test_what_is_missing_on_either_side(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"), emr.payment("extra"))
+    await emr.send(of_list(emr, listed("p-1", 2_500), listed("lost", 2_500)))
+    row = (await rows(emr.company))["copay"]
+    # The sums agree and still nothing is right.
+    assert (row["difference"], row["status"]) == (figures(0, 0), "broken")
+    assert told(row) == [("missing_in_ledger", "lost", "never_received"), ("missing_in_emr", "extra", "not_listed")]
+    lost, extra = row["differences"]
+    assert (lost["explained"], lost["amount_cents"], lost["ledger"]) == (False, 2_500, None)
+    assert (extra["amount_cents"], extra["emr"], extra["ledger"]["amount_cents"]) == (-2_500, None, 2_500)
+
+
+async def test_amounts_that_differ(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(*(emr.payment(f"p-{n}") for n in range(4)))
+    await emr.send(emr.payment("p-1", 2, amount_cents=2_600))
+    await emr.send(
+        of_list(emr, listed("p-0", 2_500), listed("p-1", 2_500), listed("p-2", 2_700, 2), listed("p-3", 2_499))
+    )
+    row = (await rows(company))["copay"]
+    assert told(row) == [
+        ("amount_differs", "p-1", "later_version"),
+        ("amount_differs", "p-2", "newer_in_emr"),
+        ("amount_differs", "p-3", "listed_differently"),
+    ]
+    assert [one["explained"] for one in row["differences"]] == [True, False, False]
+    assert (row["status"], explained(row)) == ("broken", {"later_version": (0, -100)})
+    # The change arrives late, and what was listed wrongly is reported again.
+    await emr.send(emr.payment("p-2", 2, amount_cents=2_700))
+    again = of_list(emr, listed("p-0", 2_500), listed("p-1", 2_500), listed("p-2", 2_700, 2), listed("p-3", 2_500))
+    await emr.send(again)
+    row = (await rows(company))["copay"]
+    assert (row["status"], told(row)) == ("explained", [("amount_differs", "p-1", "later_version")])
+
+
+async def test_what_never_flows_and_what_was_deleted(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(
+        emr.payment("p-1"),
+        emr.payment("zero", amount_cents=0),
+        emr.payment("internal", payment_type="internal"),
+        emr.payment("gone"),
+    )
+    await emr.send(
+        of_list(
+            emr,
+            listed("p-1", 2_500),
+            listed("zero", 0),
+            listed("internal", 2_500, payment_type="internal"),
+            listed("gone", 2_500),
+        )
+    )
+    await emr.send(emr.deletion("payment", "gone", 2))
+    found = await rows(company)
+    assert told(found["copay"]) == [
+        ("missing_in_ledger", "gone", "deleted"),
+        ("missing_in_ledger", "zero", "zero_amount"),
+    ]
+    assert explained(found["copay"]) == {"deleted": (1, 2_500), "zero_amount": (1, 0)}
+    assert told(found["internal"]) == [("missing_in_ledger", "internal", "internal_payment")]
+    assert {row["status"] for row in found.values()} == {"explained"}
+
+
+async def test_a_listed_payment_that_waits_in_the_quarantine(emr: Emr) -> None:
+    company = emr.company
+    waiting = emr.payment("p-2", method="barter")
+    await emr.send(emr.payment("p-1"), waiting)
+    await emr.send(of_list(emr, listed("p-1", 2_500), listed("p-2", 2_500)))
+    exception = await the_exception(company)
+    row = (await rows(company))["copay"]
+    assert (row["status"], told(row)) == ("explained", [("missing_in_ledger", "p-2", "quarantined")])
+    assert row["differences"][0]["exception_id"] == exception["id"]
+    assert row["explained"][0]["exception_ids"] == [exception["id"]]
+
+
+async def test_what_came_after_the_list(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"))
+    await emr.send(of_list(emr, listed("p-1", 2_500)))
+    await emr.send(emr.payment("p-2"))
+    row = (await rows(emr.company))["copay"]
+    assert (row["status"], told(row)) == ("explained", [("missing_in_emr", "p-2", "changed_after_report")])
+
+
+async def test_a_payment_that_stands_elsewhere_is_found(emr: Emr) -> None:
+    """A person corrected the deposit date here; the EMR moved another payment to another type."""
+    company = emr.company
+    await emr.send(emr.payment("p-1"), emr.payment("p-2"))
+    receipt = next(one for one in (await company.get("/v1/payments"))["items"] if one["external_id"] == "p-1")
+    today = str(company.today)
+    await company.patch(f"/v1/payments/{receipt['id']}", {"deposit_date": today})
+    await emr.send(of_list(emr, listed("p-1", 2_500), listed("p-2", 2_500, 2, "wellness")))
+    found = await rows(company)
+    assert told(found["copay"]) == [
+        ("missing_in_ledger", "p-1", "moved_in_ledger"),
+        ("missing_in_emr", "p-2", "newer_in_emr"),
+    ]
+    assert found["copay"]["differences"][0]["ledger"]["date"] == today
+    assert told(found["wellness"]) == [("missing_in_ledger", "p-2", "newer_in_emr")]
+    await emr.send(emr.payment("p-2", 2, payment_type="wellness"))
+    found = await rows(company)
+    assert {name: row["status"] for name, row in found.items()} == {"copay": "explained", "wellness": "balanced"}
+
+
+async def test_a_list_that_does_not_add_up_proves_nothing(emr: Emr) -> None:
+    await emr.send(emr.payment("p-1"))
+    await emr.send(report(emr, total("copay", 1, 2_500), payments=[listed("p-1", 2_500), listed("p-2", 0)]))
+    row = (await rows(emr.company))["copay"]
+    assert (row["status"], row["emr"], row["listed"]) == ("broken", figures(1, 2_500), figures(2, 2_500))
+    await emr.send(report(emr, total("copay", 2, 2_500), payments=[listed("p-1", 2_500), listed("p-2", 0)]))
+    assert (await rows(emr.company))["copay"]["status"] == "explained"
+
+
+# -- the quarantine, mappings, rights, bad input ---------------------------------------------------------------------
+
+
+async def test_a_report_of_an_unknown_clinic_waits_and_is_mapped(emr: Emr) -> None:
+    company = emr.company
+    feed = await emr.send(
+        emr.payment("p-1", emr_clinic_id="Old Mill"), report(emr, total("copay", 1, 2_500), emr_clinic_id="Old Mill")
+    )
+    assert (feed["quarantined"], (await reconciled(company))["items"]) == (2, [])
+    body = {
+        "clinics": [{"alias": "Old Mill", "location_id": str(company.locations[1])}],
+        "payers": [],
+        "procedures": [],
+    }
+    assert (await company.send("PUT", "/v1/feed-mappings", body, key="")).status == 200
+    for row in await company.exceptions():
+        assert (await retried(company, row))["state"] == "retried"
+    document = await reconciled(company)
+    assert [(row["status"], row["emr_clinic_id"], row["location_id"]) for row in document["items"]] == [
+        ("balanced", "Old Mill", str(company.locations[1]))
+    ]
+    await true(company)
+
+
+async def test_everybody_sees_his_own(stack: LedgerStack, emr: Emr) -> None:
+    company, other, stranger = emr.company, await Emr.of(emr.company), await stack.company()
+    for one in (emr, other):
+        await one.send(one.payment("p-1"))
+        await one.send(report(one, total("copay", 1, 2_500)))
+    assert len((await reconciled(company))["items"]) == 2
+    for one in (emr, other):
+        (row,) = (await reconciled(company, one.token))["items"]
+        assert (row["source"], row["status"]) == (one.source, "balanced")
+    assert (await reconciled(stranger))["items"] == []
+    answer = await company.send(
+        "GET", "/v1/reconciliation", token=company.token("provider"), params={"from": DAY, "to": DAY}
+    )
+    assert answer.status in (200, 403)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"date": "2026-02-30"}, "data.date"),
+        ({"totals": [{"payment_type": "copay", "payments": -1, "amount_cents": 1}]}, "data.totals.0.payments"),
+        ({"totals": [{"payment_type": "copay", "payments": 1, "amount_cents": 1.5}]}, "data.totals.0.amount_cents"),
+        ({"totals": [{"payment_type": "tips", "payments": 1, "amount_cents": 1}]}, "data.totals.0.payment_type"),
+        ({"totals": [total("copay", 1, 1)] * 2}, "data.totals"),
+        ({"payments": [listed("p", 1)] * 2}, "data.payments"),
+        ({"payments": [{**listed("p", 1), "payment_id": ""}]}, "data.payments.0.payment_id"),
+        ({"totals": None}, "data.totals"),
+        ({"emr_clinic_id": 7}, "data.emr_clinic_id"),
+    ],
+)
+async def test_reports_that_are_refused(emr: Emr, change: dict[str, Any], field: str) -> None:
+    event = report(emr, total("copay", 1, 1))
+    event["data"].update(change)
+    before = await emr.company.rows()
+    answer = await emr.company.upload("emr", json.dumps(event).encode(), token=emr.token)
+    assert (answer.status, list(answer.fields)) == (422, [field]), answer
+    assert await emr.company.rows() == before
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-01-06T10:00:00", 7, ["x"]])
+async def test_a_report_of_no_time(emr: Emr, time: Any) -> None:
+    answer = await emr.company.upload("emr", json.dumps({**report(emr), "time": time}).encode(), token=emr.token)
+    assert (answer.status, answer.fields) == (422, {"time": "invalid_time"})
+    without = report(emr)
+    del without["time"]
+    assert (await emr.send(without))["posted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"from": DAY}, "to"),
+        ({"from": DAY, "to": "2026-01-05"}, "to"),
+        ({"from": DAY, "to": "2026-02-06"}, "to"),
+        ({"from": "x", "to": DAY}, "from"),
+        ({"from": DAY, "to": DAY, "location_id": "x"}, "location_id"),
+        ({"from": DAY, "to": DAY, "source": "x"}, "source"),
+    ],
+)
+async def test_questions_that_are_refused(emr: Emr, params: dict[str, str], field: str) -> None:
+    answer = await emr.company.send("GET", "/v1/reconciliation", params=params)
+    assert (answer.status, list(answer.fields)) == (422, [field])
+
+
+async def test_a_report_that_nobody_owns_is_quarantined_without_a_company(emr: Emr) -> None:
+    nobody = Emr(emr.company, f"nobody {uuid4()}", "")
+    assert await nobody.deliver(report(nobody)) == [Outcome.DONE]
+    count = "select count(*) from feed_exception where company_id = $1 and starts_with(item_key, $2)"
+    assert await emr.company.stack.owner.fetchval(count, NO_COMPANY, nobody.source) == 1

@@ -1,0 +1,121 @@
+"""Short ways to feed a company and to look at what waits in its quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from services.ledger.feeds.consumer import EmrConsumer
+from shared.access.policy import EMR_CLIENT
+from shared.bus import Message, Outcome
+from tests.support.ledger import Company, emr_charge, emr_deletion, emr_event, emr_payment, fold
+from tests.support.x12_builder import Cas, ClaimPayment, Payment, Service, x12_file
+
+BATCH = "application/cloudevents-batch+json"
+OUTCOMES = ("posted", "duplicates", "ignored", "quarantined")
+PAID: tuple[Cas, ...] = (("CO", "45", 2_000),)
+DAY = "2026-01-05"
+
+
+@dataclass(slots=True)
+class Emr:
+    """A registered EMR of a company."""
+
+    company: Company
+    source: str
+    client: str
+
+    @classmethod
+    async def of(cls, company: Company) -> Emr:
+        source = f"https://emr.example/{uuid4()}"
+        return cls(company, source, await company.stack.emr_client([company], source))
+
+    @property
+    def token(self) -> str:
+        return self.company.token(EMR_CLIENT, client_id=self.client)
+
+    def payment(self, payment_id: str = "p-1", version: int = 1, **fields: Any) -> dict[str, Any]:
+        data = emr_payment(self.company.locations[0], payment_id, version, **fields)
+        return emr_event(self.source, "payment", data, change="posted" if version == 1 else "changed")
+
+    def charge(self, charge_id: str = "c-1", version: int = 1, **fields: Any) -> dict[str, Any]:
+        data = emr_charge(self.company.locations[0], charge_id, version, **fields)
+        return emr_event(self.source, "charge", data, change="posted" if version == 1 else "changed")
+
+    def deletion(self, kind: str, document_id: str, version: int) -> dict[str, Any]:
+        data = emr_deletion(self.company.locations[0], kind, document_id, version)
+        return emr_event(self.source, kind, data, change="deleted")
+
+    async def send(self, *events: Any, token: str | None = None) -> Any:
+        """As one batch; the feed."""
+        body = json.dumps(events).encode()
+        answer = await self.company.upload("emr", body, token=token or self.token, **{"Content-Type": BATCH})
+        assert answer.status == 200, answer
+        return answer.body
+
+    async def deliver(self, *events: Any, consumer: EmrConsumer | None = None) -> list[Outcome]:
+        """Over the bus, as one batch of messages."""
+        consumer = consumer or EmrConsumer(self.company.stack.ledger)
+        return list(await consumer.handle([message(event) for event in events]))
+
+
+def message(event: Mapping[str, Any]) -> Message:
+    return Message(event["id"], event["type"], event["type"], json.dumps(event).encode(), {}, "application/json")
+
+
+def service(**fields: Any) -> Service:
+    """A line of 100.00, paid 80.00."""
+    return Service(**{"charge_cents": 10_000, "adjustments": PAID, **fields})
+
+
+def claim(account: str, *services: Service, **fields: Any) -> ClaimPayment:
+    return ClaimPayment(**{"account": account, "services": services, "icn": f"ICN{uuid4().hex[:8]}", **fields})
+
+
+def check(*claims: ClaimPayment, trace: str = "", **fields: Any) -> Payment:
+    return Payment(**{"trace": trace or f"T{uuid4().hex[:12]}", "claims": claims, **fields})
+
+
+async def charge_of(company: Company, account: str, **fields: Any) -> Any:
+    """A charge of 100.00 of the patient with this account number, for `service()`."""
+    found = (await company.post("/v1/patients/search", {"account_number": account}, status=200))["items"]
+    patient = found[0] if found else await company.patient(account)
+    if "payer_id" not in fields:
+        fields["payer_id"] = (await company.payer())["id"]
+    return await company.charge(patient, **{"date_of_service": DAY, **fields})
+
+
+async def remit(company: Company, *payments: Payment) -> Any:
+    """Upload one 835 file; the feed."""
+    answer = await company.upload("x12", x12_file(payments))
+    assert answer.status == 200, answer
+    return answer.body
+
+
+async def the_exception(company: Company, **params: Any) -> Any:
+    """The only one there is."""
+    (row,) = await company.exceptions(**params)
+    return row
+
+
+async def retried(company: Company, row: Any, **more: Any) -> Any:
+    """The exception after a retry."""
+    answer = await company.send("POST", f"/v1/exceptions/{row['id']}/retry", key="", **more)
+    assert answer.status == 200, answer
+    return answer.body
+
+
+async def true(company: Company) -> None:
+    """Whatever was done: every feed's counts add up, every item is counted once, and the events say what the books
+    say."""
+    for feed in (await company.get("/v1/feeds", limit=500))["items"]:
+        assert feed["received"] == sum(feed[name] for name in OUTCOMES), feed
+        assert feed["difference_cents"] == feed["control_total_cents"] - feed["posted_total_cents"]
+        waiting = [row for row in await company.exceptions(feed_id=feed["feed_id"]) if row["quarantined"]]
+        assert feed["quarantined"] >= sum(row["state"] != "retried" for row in waiting)
+        if all(row["state"] == "retried" for row in waiting):
+            assert feed["quarantined"] == 0
+    assert fold(await company.events()) == await company.totals()
