@@ -56,10 +56,10 @@ def main() -> None:
         }
         RESULTS.write_text(json.dumps(document, indent=2) + "\n")
         _into_readme(results)
-    print(f"{'':28}{'floor/s':>12}{'product/s':>12}{'ratio':>8}   rounds (lowest - highest)")
+    print(f"{'':36}{'floor/s':>12}{'product/s':>12}{'ratio':>8}   rounds (lowest - highest)")
     for r in results:
         span = f"{r.rounds} ({r.lowest:.2f} - {r.highest:.2f})"
-        print(f"{r.name:28}{r.floor:12,.0f}{r.product:12,.0f}{r.ratio:8.2f}   {span}")
+        print(f"{r.name:36}{r.floor:12,.0f}{r.product:12,.0f}{r.ratio:8.2f}   {span}")
 
 
 if __name__ == "__main__":

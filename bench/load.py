@@ -14,14 +14,13 @@ from itertools import count
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send: `make(n)` gives the bytes of the n-th request."""
+    """What to send: each connection one of the kinds of request in turn, again and again."""
 
     port: int
     connections: int
     seconds: float
-    head: str
-    body: str
-    """`%N%` in head and body is replaced by a number that never repeats."""
+    kinds: tuple[tuple[str, str], ...]
+    """Head and body; `%N%` in both is replaced by a number that never repeats."""
     first: int = 0
 
 
@@ -55,7 +54,8 @@ async def _drive(load: Load) -> dict[str, object]:
     latencies: list[float] = []
     started = time.perf_counter()
     until = started + load.seconds
-    await asyncio.gather(*(_connection(load, numbers.__next__, latencies, until) for _ in range(load.connections)))
+    kinds = [load.kinds[place % len(load.kinds)] for place in range(load.connections)]
+    await asyncio.gather(*(_connection(load.port, kind, numbers.__next__, latencies, until) for kind in kinds))
     elapsed = time.perf_counter() - started
     latencies.sort()
     return {
@@ -66,13 +66,16 @@ async def _drive(load: Load) -> dict[str, object]:
     }
 
 
-async def _connection(load: Load, number: Callable[[], int], latencies: list[float], until: float) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", load.port)
+async def _connection(
+    port: int, kind: tuple[str, str], number: Callable[[], int], latencies: list[float], until: float
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    first, template = kind
     try:
         while (before := time.perf_counter()) < until:
             n = str(number())
-            body = load.body.replace("%N%", n).encode()
-            writer.write(load.head.replace("%N%", n).encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            body = template.replace("%N%", n).encode()
+            writer.write(first.replace("%N%", n).encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             answer = await reader.readexactly(length)

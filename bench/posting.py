@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -36,7 +36,7 @@ from shared.process import run_process
 from shared.web.serve import serve
 
 _COMPANIES = 100
-_CONNECTIONS = 32
+_CONNECTIONS = 64
 _SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
 
 
@@ -93,8 +93,9 @@ def _token(key: ECKey, company: str) -> str:
     return jws.serialize_compact(header, orjson.dumps(claims), key, algorithms=[ALGORITHM])
 
 
-def _floor(dsn: str, port: int) -> None:
-    """The obvious handler without any of the product: parse, one INSERT, answer. On the same event loop as ours."""
+def _floor(dsn: str, port: int, same_loop: bool) -> None:
+    """The obvious handler without any of the product: parse, one INSERT, answer. It runs as anybody would start it,
+    on the standard event loop; or, to see what the rest of the product costs, on the same loop as ours."""
 
     async def main() -> None:
         pool = await create_pool(dsn, name="floor", size=10)
@@ -116,7 +117,7 @@ def _floor(dsn: str, port: int) -> None:
         app.router.add_post("/v1/payments", post)
         await serve(app, "127.0.0.1", port, asyncio.Event())
 
-    run_process(main())
+    (run_process if same_loop else asyncio.run)(main())
 
 
 def _product(dsn: str, port: int, public: Mapping[str, Any]) -> None:
@@ -133,30 +134,37 @@ def _product(dsn: str, port: int, public: Mapping[str, Any]) -> None:
 
 
 def posting(dsn: str) -> list[Result]:
-    """Ratios for payments spread over a hundred companies and for one company."""
+    """Ratios for payments spread over the companies, against the floor on the standard loop and on ours; and of one."""
     facts = asyncio.run(prepare(dsn))
     key = ECKey.generate_key("P-256", auto_kid=True)
     public = {**key.as_dict(private=False), "alg": ALGORITHM}
     context = multiprocessing.get_context("spawn")
-    ports = [_free_port(), _free_port()]
+    bare, same, mine = _free_port(), _free_port(), _free_port()
     servers = [
-        context.Process(target=_floor, args=(dsn, ports[0]), daemon=True),
-        context.Process(target=_product, args=(dsn, ports[1], public), daemon=True),
+        context.Process(target=_floor, args=(dsn, bare, False), daemon=True),
+        context.Process(target=_floor, args=(dsn, same, True), daemon=True),
+        context.Process(target=_product, args=(dsn, mine, public), daemon=True),
     ]
     for server in servers:
         server.start()
     try:
-        for port in ports:
+        for port in (bare, same, mine):
             _wait(port)
-        one = facts["companies"][0]
-        return [measure("post_one_payment", *(_sender(port, one, _token(key, one["company"])) for port in ports))]
+        kinds = tuple(_kind(one, _token(key, one["company"])) for one in facts["companies"])
+        product = _sender(mine, kinds)
+        return [
+            measure("post_one_payment", _sender(bare, kinds), product),
+            measure("post_one_payment, floor on uvloop", _sender(same, kinds), product),
+            measure("post_one_payment, one company", _sender(bare, kinds[:1]), _sender(mine, kinds[:1])),
+        ]
     finally:
         for server in servers:
             server.kill()
             server.join()
 
 
-def _sender(port: int, facts: Mapping[str, str], token: str) -> Any:
+def _kind(facts: Mapping[str, str], token: str) -> tuple[str, str]:
+    """Head and body of a payment in one of the companies."""
     body = json.dumps(
         {
             "method": "check",
@@ -174,11 +182,16 @@ def _sender(port: int, facts: Mapping[str, str], token: str) -> Any:
         "POST /v1/payments HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {token}\r\nIdempotency-Key: {uuid7()}-%N%\r\n"
     )
+    return head, body
+
+
+def _sender(port: int, kinds: tuple[tuple[str, str], ...]) -> Callable[[], float]:
+    """Sends payments for a while and says how many a second."""
     sent = 0
 
     def send() -> float:
         nonlocal sent
-        result = run(Load(port, _CONNECTIONS, _SECONDS, head, body, first=sent))
+        result = run(Load(port, _CONNECTIONS, _SECONDS, kinds, first=sent))
         sent += int(result["count"]) + _CONNECTIONS
         return result["rate"]
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import BaseModel
 
 from shared.access.principal import Principal
 from shared.access.tokens import TokenVerifier
@@ -124,8 +125,7 @@ def _runner(endpoint: Endpoint, verifier: TokenVerifier) -> Callable[[web.Reques
         query = parse_query(endpoint.query, request.query)
         body, digest = None, b""
         if endpoint.body is not None:
-            _require_type(request, ("application/json",))
-            body, digest = parse_body(endpoint.body, await request.read())
+            body, digest = parse_body(endpoint.body, await _json_body(request, endpoint.body))
         elif endpoint.raw_types:
             _require_type(request, endpoint.raw_types)
         request_id = structlog.contextvars.get_contextvars()["request_id"]
@@ -142,6 +142,14 @@ async def authenticate(request: web.Request, verifier: TokenVerifier) -> Princip
     principal = await verifier.verify(token)
     structlog.contextvars.bind_contextvars(subject=str(principal.subject))
     return principal
+
+
+async def _json_body(request: web.Request, model: type[BaseModel]) -> bytes:
+    """The JSON of a request. Where every field is optional, no body at all says the same as an empty object."""
+    if not request.can_read_body and not any(field.is_required() for field in model.model_fields.values()):
+        return b"{}"
+    _require_type(request, ("application/json",))
+    return await request.read()
 
 
 def _require_type(request: web.Request, accepted: Sequence[str]) -> None:

@@ -329,6 +329,18 @@ async def test_a_payment_document_and_everything_it_became(company: Company) -> 
     assert fold(await company.events()) == await company.totals()
 
 
+async def test_a_reversal_needs_no_body_and_says_the_same_as_an_empty_one(company: Company) -> None:
+    payer = await company.payer()
+    paid = await company.payment(payer_id=payer["id"])
+    path = f"/v1/payments/{paid['id']}/reversal"
+    without = await company.post(path, key="back")
+    with_empty = await company.send("POST", path, {}, key="back")
+    assert without["reverses_id"] == paid["id"]
+    assert with_empty.body == without
+    assert with_empty.headers["Idempotency-Replayed"] == "true"
+    assert (await company.send("POST", f"/v1/payments/{paid['id']}/refund")).status == 415, "it has required fields"
+
+
 async def test_a_reversal_takes_everything_back_under_todays_dates(company: Company) -> None:
     patient, payer = await company.patient(), await company.payer()
     charge = await company.charge(patient, payer_id=payer["id"])

@@ -18,20 +18,27 @@ Decided here where the rules are silent:
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from services.ledger.feeds import emr as emr_feed
 from services.ledger.feeds import remittances
 from services.ledger.feeds.attempts import MAX_ATTEMPTS
-from services.ledger.feeds.consumer import EmrConsumer
+from services.ledger.feeds.consumer import SUBSCRIPTION, EmrConsumer
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from shared.bus import Outcome
+from shared.amqp import AmqpBus
+from shared.amqp.dead_letters import dead_letters
+from shared.bus import EMR_FEED, Message, Outcome
 from shared.errors import Unavailable
 from shared.ids import INTEGRATION_POSTER_ID, NO_COMPANY
 from tests.support.databases import Databases
@@ -42,6 +49,7 @@ from tests.support.feed_work import (
     charge_of,
     check,
     claim,
+    message,
     remit,
     retried,
     service,
@@ -142,6 +150,23 @@ async def test_many_retries_at_once_post_once(emr: Emr) -> None:
     assert [entry["action"] for entry in document["history"]] == ["retried"]
     assert await feed_now(company, feed) == {"posted": 1}
     assert (await company.sums())["payments"] == 1
+    await true(company)
+
+
+async def test_retries_and_new_deliveries_at_once_post_once(emr: Emr) -> None:
+    company = emr.company
+    event = unknown(emr, "clinic-crowd")
+    feed = await emr.send(event)
+    row = await the_exception(company)
+    await register_clinic(company, "clinic-crowd")
+    work = [retried(company, row) for _ in range(4)] + [emr.send(event) for _ in range(4)] + [emr.deliver(event)]
+    await together(*work)
+    assert (await the_exception(company))["state"] == "retried"
+    assert (await company.sums())["payments"] == 1
+    feeds = (await company.get("/v1/feeds"))["items"]
+    assert sum(one["posted"] for one in feeds) == 1
+    assert sum(one["posted_total_cents"] for one in feeds) == 2_500
+    assert await feed_now(company, feed) in ({"posted": 1}, {"duplicates": 1})
     await true(company)
 
 
@@ -612,6 +637,45 @@ async def test_what_is_taken_back_frees_the_money_for_what_is_paid(company: Comp
     await true(company)
 
 
+async def test_charges_that_come_late_end_in_the_same_books(stack: LedgerStack) -> None:
+    """The same check before and after its charges: denials, deductibles, several lines, places; retried all at once."""
+    visit = [
+        service(),
+        service(code="97140", adjustments=(("CO", "45", 3_000), ("PR", "2", 1_000))),
+        service(code="97530", adjustments=(("PR", "1", 10_000),)),
+        service(code="97112", adjustments=(("CO", "16", 10_000),)),
+    ]
+    claims = [claim(f"N{n}", *visit[: 1 + n % 4], status="4" if n == 5 else "1") for n in range(8)]
+    body = [check(*claims), check(*(replace(one, icn="", account=f"M{n}") for n, one in enumerate(claims)))]
+
+    async def charges(company: Company) -> None:
+        for n, one in enumerate(claims):
+            for name in (f"N{n}", f"M{n}"):
+                for line in one.services:
+                    place = str(company.locations[n % 2 if name[0] == "N" else 0])
+                    await charge_of(company, name, procedure_code=line.code, location_id=place)
+
+    async def books(company: Company) -> Any:
+        receipts = (await company.get("/v1/payments"))["items"]
+        places = {
+            one["check_number"]: company.locations.index(UUID(at)) if (at := one["location_id"]) else None
+            for one in receipts
+        }
+        rows = (await company.get("/v1/charges", limit=500))["items"]
+        names = ("procedure_code", "applied_cents", "adjusted_cents", "payer_balance_cents", "patient_balance_cents")
+        return places, sorted([row[name] for name in names] for row in rows), await company.sums()
+
+    clean, late = [await stack.company(locations=2) for _ in range(2)]
+    await charges(clean)
+    await remit(clean, *body)
+    await remit(late, *body)
+    await charges(late)
+    answer = await late.post("/v1/exceptions/retry", {"reason": "unmatched_claim"}, status=200)
+    assert answer["retried"] == len(answer["items"]) == 16
+    assert await books(late) == await books(clean)
+    await true(late)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [({"status": "25"}, "predetermination"), ({"charge_only_cents": 1}, "claim_unbalanced")],
@@ -953,3 +1017,34 @@ async def test_one_broken_company_does_not_hold_up_another(stack: LedgerStack, m
         Outcome.DONE,
     ]
     assert (await good.company.sums())["payments"] == 1
+
+
+async def test_over_rabbitmq_poison_ends_in_the_quarantine_and_rubbish_in_the_dead_letters(
+    emr: Emr, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    company, bus, stop = emr.company, AmqpBus(amqp_url), asyncio.Event()
+    await bus.declare([SUBSCRIPTION])
+    rubbish = Message("rubbish", "emr.x", "emr.payment.posted.v1", b"rubbish")
+    sent = [message(emr.payment("bad")), rubbish, *(message(emr.payment(f"p-{n}")) for n in range(20))]
+    assert all(await bus.publish(EMR_FEED, sent))
+    breaking(monkeypatch, "bad", KeyError("amount"))
+    consuming = asyncio.create_task(EmrConsumer(company.stack.ledger).run(bus, stop))
+    async with asyncio.timeout(60):
+        while not await company.exceptions():
+            await asyncio.sleep(0.05)
+    assert (await the_exception(company))["detail"]["last_error_type"] == "KeyError"
+    assert (await company.sums())["payments"] == 20
+    stop.set()
+    await consuming
+    assert [letter.message_id for letter in await dead_letters(amqp_url, SUBSCRIPTION.queue)] == ["rubbish"]
+    for expected in (["rubbish"], []):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.ledger", "replay", SUBSCRIPTION.queue),
+            env={**os.environ, "AMQP_URL": amqp_url},
+            stdout=subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        assert [json.loads(line)["message_id"] for line in output.splitlines()] == expected
+    await bus.close()
+    await true(company)

@@ -52,13 +52,13 @@ where e.company_id = $1 and e.state = 'open' and ($2::uuid is null or e.exceptio
 order by e.exception_id limit $3
 """
 )
-# Only of sources that are registered by now, so that what stays unknown cannot stand before it.
+# Only what seems to be of a source that is registered by now, so that what stays unknown cannot stand before it.
 _UNOWNED = (
     _WAITING
     + """
 where e.company_id = $1 and e.state = 'open' and ($3::text is null or e.reason = $3) and exists (
     select from directory_client k cross join unnest(k.sources) as s (name)
-    where k.active and $2::uuid = any (k.company_ids) and starts_with(e.item_key, s.name || ' '))
+    where k.active and $2::uuid = any (k.company_ids) and strpos(e.item_key, s.name) > 0)
 order by e.exception_id limit $4
 """
 )
