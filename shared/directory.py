@@ -25,7 +25,6 @@ from shared.errors import Unavailable
 from shared.identity_client import ServiceClient
 
 _PAGE: Final = 500
-_COOLDOWN_SECONDS: Final = 0.5
 log = structlog.get_logger("directory")
 
 _TABLES: Final[dict[type[Contract], tuple[str, str]]] = {
@@ -57,7 +56,7 @@ class Directory:
         self._pool = pool
         self._identity = identity
         self._lock = asyncio.Lock()
-        self._caught_up_at = -float("inf")
+        self._caught_up_since = -float("inf")
 
     @staticmethod
     def subscription(queue: str) -> Subscription:
@@ -78,12 +77,13 @@ class Directory:
         return outcomes
 
     async def catch_up(self) -> None:
-        """Read identity's log from where we stopped. One reader at a time; a call that waited for another's, or
-        comes within half a second of one, does nothing. Raises `Unavailable` when identity is away."""
+        """Read identity's log from where we stopped. One reader at a time: a call that waited for one which began
+        after it asked has what it asked for. Raises `Unavailable` when identity is away."""
         asked_at = time.monotonic()
         async with self._lock:
-            if self._caught_up_at > asked_at - _COOLDOWN_SECONDS:
+            if self._caught_up_since >= asked_at:
                 return
+            began_at = time.monotonic()
             async with acquire(self._pool) as connection:
                 position = await connection.fetchval("select position from directory_progress") or 0
                 while True:
@@ -99,7 +99,7 @@ class Directory:
                             " on conflict (only_row) do update set position = greatest(p.position, excluded.position)",
                             position,
                         )
-            self._caught_up_at = time.monotonic()
+            self._caught_up_since = began_at
 
     async def run(self, stop: asyncio.Event) -> None:
         """Catch up at start, retrying until identity answers, and every minute after: a net under the bus."""
