@@ -38,9 +38,8 @@ LOAD = "select * from load_books($1, $2)"
 _BOOKS = ("company_book", *TABLES, "event")
 _APPENDED = (*_BOOKS, *FEED_WORK)
 _PLACES = [f"${place}" for place in range(1, len(_APPENDED) + 1)]
-APPEND = (
-    f"select append_books({', '.join(_PLACES[: len(_BOOKS)])}), append_feed_work({', '.join(_PLACES[len(_BOOKS) :])})"
-)
+APPEND = f"select append_books({', '.join(_PLACES[: len(_BOOKS)])})"
+APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work({', '.join(_PLACES[len(_BOOKS) :])})"
 
 
 async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:
@@ -80,8 +79,10 @@ async def append(
     rows["company_book"] = [
         {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
     ]
-    texts = [encode(rows[table]) if rows[table] else None for table in _APPENDED]
-    await connection.execute(APPEND, *texts)
+    # A posting by a person has no feed work, and need not call for it.
+    names, statement = (_APPENDED, APPEND_WITH_FEED_WORK) if any(rows[t] for t in FEED_WORK) else (_BOOKS, APPEND)
+    texts = [encode(rows[table]) if rows[table] else None for table in names]
+    await connection.execute(statement, *texts)
 
 
 def encode(value: Any) -> str:

@@ -7,13 +7,27 @@ from aiohttp import web
 from services.ledger import service
 from services.ledger.domain.commands import Act
 from services.ledger.service import Ledger
+from shared.errors import PayloadTooLarge
 from shared.web import Call, json_response
 
+_PIECE = 1 << 20
+IN_MEMORY_BYTES = 8 << 20
+"""The largest feed body that is held in memory and answered at once."""
 LEDGER: web.AppKey[Ledger] = web.AppKey("ledger", Ledger)
 
 
 def ledger(call: Call) -> Ledger:
     return call.app[LEDGER]
+
+
+async def whole(request: web.Request) -> bytes:
+    """A feed's body, held in memory; raises PayloadTooLarge as soon as it is larger than that may be."""
+    found = bytearray()
+    async for piece in request.content.iter_chunked(_PIECE):
+        found += piece
+        if len(found) > IN_MEMORY_BYTES:
+            raise PayloadTooLarge()
+    return bytes(found)
 
 
 async def post(call: Call, act: Act) -> web.Response:

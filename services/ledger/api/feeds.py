@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from services.ledger import wire
-from services.ledger.api.common import LEDGER, ledger
+from services.ledger.api.common import IN_MEMORY_BYTES, LEDGER, ledger, whole
 from services.ledger.feeds import emr, intake, mappings, remittances
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
 from services.ledger.feeds.intake import Feed
@@ -23,7 +23,6 @@ from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 from shared.web.bodies import load_json
 
-_INLINE_BYTES = 8 << 20
 _MAX_BYTES = 2 << 30
 _MAX_EVENTS = 10_000
 _RESUME_SECONDS = 30.0
@@ -41,7 +40,7 @@ async def x12(call: Call) -> web.Response:
         except X12Unreadable as error:
             raise Invalid(str(error), code="x12_unreadable") from None
         feed = await _open(call, body_hash, size, spool)
-        if size > _INLINE_BYTES:
+        if size > IN_MEMORY_BYTES:
             background: set[asyncio.Task[None]] = call.app[BACKGROUND]
             task = asyncio.create_task(work_off(call.app, feed, call.correlation_id))
             background.add(task)
@@ -98,16 +97,6 @@ async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
     return digest.digest(), size
 
 
-async def _whole(request: web.Request) -> bytes:
-    """A body that is held in memory."""
-    found = bytearray()
-    async for piece in request.content.iter_chunked(PIECE):
-        found += piece
-        if len(found) > _INLINE_BYTES:
-            raise PayloadTooLarge()
-    return bytes(found)
-
-
 async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Feed:
     """The feed's row and raw form; the interrupted feed of the same bytes, if there is one."""
     pool, company_id = ledger(call).pool, call.principal.company
@@ -127,7 +116,7 @@ async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Fee
 async def emr_events(call: Call) -> web.Response:
     """CloudEvents, single or batch. A single event that cannot be read is refused at once (422); one in a batch is
     quarantined, so that it does not hold up the others."""
-    raw = await _whole(call.request)
+    raw = await whole(call.request)
     value = load_json(raw)
     batch = isinstance(value, list)
     if batch and len(value) > _MAX_EVENTS:

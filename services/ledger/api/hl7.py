@@ -7,7 +7,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from services.ledger.api.common import ledger
+from services.ledger.api.common import ledger, whole
 from services.ledger.feeds import hl7_store, intake
 from services.ledger.feeds.hl7.profiles import ProfileIn
 from services.ledger.feeds.hl7.reader import Unreadable
@@ -15,12 +15,10 @@ from services.ledger.feeds.hl7_intake import Origin, receive_file
 from services.ledger.feeds.hl7_posting import post_feed
 from services.ledger.feeds.intake import Feed
 from shared.access.principal import Guard
-from shared.errors import Invalid, NotFound, PayloadTooLarge
+from shared.errors import Invalid, NotFound
 from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 
-_MAX_BYTES = 8 << 20
-_PIECE = 1 << 20
 _MAX_SOURCE = 401
 """Two names of at most 200 characters and the bar between them."""
 _TYPE = "application/hl7-v2"
@@ -31,7 +29,7 @@ _AGREE = Guard(any_of=(("payment_posting", "edit"),))
 
 async def hl7v2(call: Call) -> web.Response:
     """The acknowledgement of a message, or of a file of them as a batch. What was accepted is posted by then."""
-    content, company_id = await _whole(call.request), call.principal.company
+    content, company_id = await whole(call.request), call.principal.company
     await ledger(call).learn({company_id})
     client_id = call.principal.client_id
     feed = Feed(company_id, uuid7(), hl7_store.FORMAT, "emr")
@@ -55,15 +53,6 @@ async def hl7v2(call: Call) -> web.Response:
         await intake.close_feed(ledger(call).pool, feed)
     headers = {"X-Feed-Id": str(feed.feed_id)} if opened else None
     return web.Response(body=answer, content_type=_TYPE, headers=headers)
-
-
-async def _whole(request: web.Request) -> bytes:
-    found = bytearray()
-    async for piece in request.content.iter_chunked(_PIECE):
-        found += piece
-        if len(found) > _MAX_BYTES:
-            raise PayloadTooLarge()
-    return bytes(found)
 
 
 async def read_profile(call: Call) -> web.Response:
