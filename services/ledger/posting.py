@@ -1,8 +1,9 @@
 """The one write path: `post_batch` decides and commits a batch of commands; the `Poster` joins concurrent ones.
 
-Two round trips for a batch of any size: load, append. Decisions are made in between, in memory, one command after the
-other, so a bad command fails alone and costs nothing, and a later command sees what an earlier one did. The append is
-refused when the books were written after the load; the batch is then decided again under the companies' locks.
+Two round trips for a batch of any size: load, append; the first is spared where books are remembered (`warm.py`).
+Decisions are made in memory, one command after the other, so a bad command fails alone and costs nothing, and a later
+command sees what an earlier one did. The append is refused when the books were written after the load; the batch is
+then decided again under the companies' locks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from services.ledger.domain.commands import Command
 from services.ledger.domain.decide import decide
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.wants import Wants
+from services.ledger.warm import StaleBooks, WarmBooks
 from shared.contracts.ledger_events import POSTING
 from shared.crash import point
 from shared.db import BUSY_OR_AWAY, TRANSIENT, Connection, acquire
@@ -50,39 +52,65 @@ class Verdict:
         return self.response
 
 
-async def post_batch(pool: asyncpg.Pool, commands: Sequence[Command], *, hold: bool = False) -> list[Verdict]:
+async def post_batch(
+    pool: asyncpg.Pool, commands: Sequence[Command], warm: WarmBooks | None = None, *, hold: bool = False
+) -> list[Verdict]:
     """Decide and commit; one verdict per command, in order. Either all accepted commands are committed or none.
 
-    Raises SerializationError when somebody else wrote to the same books meanwhile; with `hold` nobody can."""
+    `warm` remembers what need not be loaded. Raises SerializationError when somebody else wrote to the same books
+    meanwhile; with `hold` nobody can."""
     wants: dict[UUID, Wants] = defaultdict(Wants)
     for command in commands:
-        wants[command.company_id].add("key", command.key)
+        wants[command.company_id].name("key", command.key)
         command.act.wants(wants[command.company_id])
     async with acquire(pool) as connection:
         if hold:
             async with connection.transaction():
                 await store.hold(connection, wants)
-                verdicts = await _load_decide_append(connection, wants, commands)
+                verdicts, _ = await _load_decide_append(connection, wants, commands, {})
         else:
-            verdicts = await _load_decide_append(connection, wants, commands)
+            verdicts = await _on_remembered(connection, wants, commands, warm or WarmBooks())
     point("ledger.after_commit")
     return verdicts
 
 
-async def _load_decide_append(
-    connection: Connection, wants: Mapping[UUID, Wants], commands: Sequence[Command]
+async def _on_remembered(
+    connection: Connection, wants: Mapping[UUID, Wants], commands: Sequence[Command], warm: WarmBooks
 ) -> list[Verdict]:
-    books = await store.load(connection, wants)
+    """On remembered books as far as they go; if they were not good enough, all again on loaded ones."""
+    known = warm.of(wants)
+    try:
+        verdicts, written = await _load_decide_append(connection, wants, commands, known)
+    except StaleBooks:
+        warm.forget(known)
+        verdicts, written = await _load_decide_append(connection, wants, commands, {})
+    warm.keep(written)
+    return verdicts
+
+
+async def _load_decide_append(
+    connection: Connection, wants: Mapping[UUID, Wants], commands: Sequence[Command], known: Mapping[UUID, Books]
+) -> tuple[list[Verdict], list[Books]]:
+    """The verdicts, and the books that were appended to. Raises StaleBooks when those that were `known` did not do."""
+    unknown = {company: one for company, one in wants.items() if company not in known}
+    books = {**known, **(await store.load(connection, unknown) if unknown else {})}
     before = {company: one.version for company, one in books.items()}
     journals = {company: Journal() for company in books}
     verdicts = [_decide(books, journals, command) for command in commands]
+    if known and any(one.problem for one in verdicts):
+        raise StaleBooks
     written = [one for company, one in books.items() if journals[company].any_rows]
     if written:
         posted = [one for one in written if one.version > before[one.company_id]]
         events = [_event(one, journals[one.company_id], commands) for one in posted]
         point("ledger.before_append")
-        await store.append(connection, written, _merged(journals.values()), events)
-    return verdicts
+        try:
+            await store.append(connection, written, _merged(journals.values()), events)
+        except (asyncpg.SerializationError, asyncpg.ForeignKeyViolationError):
+            if known:
+                raise StaleBooks from None
+            raise
+    return verdicts, written
 
 
 def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Command) -> Verdict:
@@ -179,6 +207,7 @@ class Poster:
 
     def __init__(self, pool: asyncpg.Pool, *, shards: int = 2) -> None:
         self._pool = pool
+        self._warm = WarmBooks()
         self._shards = [_Shard(self) for _ in range(shards)]
 
     async def post(self, command: Command) -> Verdict:
@@ -197,7 +226,7 @@ class Poster:
         check foresaw, until the bad command stands alone and the others are posted."""
         for attempt in range(_TRIES):
             try:
-                return await post_batch(self._pool, commands, hold=attempt > 0)
+                return await post_batch(self._pool, commands, self._warm, hold=attempt > 0)
             except asyncpg.SerializationError:
                 log.info("books_moved_on", commands=len(commands), attempt=attempt)
             except TRANSIENT:

@@ -80,8 +80,8 @@ async def append(
         {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
     ]
     # A posting by a person has no feed work, and need not call for it.
-    names, statement = (_APPENDED, APPEND_WITH_FEED_WORK) if any(rows[t] for t in FEED_WORK) else (_BOOKS, APPEND)
-    texts = [encode(rows[table]) if rows[table] else None for table in names]
+    names, statement = (_APPENDED, APPEND_WITH_FEED_WORK) if any(rows.get(t) for t in FEED_WORK) else (_BOOKS, APPEND)
+    texts = [encode(rows[table]) if rows.get(table) else None for table in names]
     await connection.execute(statement, *texts)
 
 
@@ -108,6 +108,7 @@ def _read_book(company_id: UUID, row: dict[str, Any]) -> Books:
         row["version"],
         datetime.fromisoformat(row["now"]),
         date.fromisoformat(row["today"]),
+        datetime.fromisoformat(row["day_ends"]),
         writes=row["writes"],
         npis=tuple(row["npis"]),
     )

@@ -25,7 +25,7 @@ def load_json(raw: bytes) -> Any:
 
     Raises BadRequest for text that is not JSON, Invalid for repeated names and non-finite numbers."""
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_names, parse_constant=_no_constant)
+        return _DECODER.decode(raw.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON in UTF-8") from None
     except ValueError:  # The standard library refuses integers of more than 4,300 digits.
@@ -41,6 +41,9 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(_: str) -> Any:
     raise Invalid("NaN and Infinity are not numbers here", code="not_a_number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_no_constant)
 
 
 def parse_body(model: type[Model], raw: bytes, *, prefix: str = "") -> tuple[Model, bytes]:

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-import structlog
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -19,6 +18,8 @@ from shared.fields import Id, Query
 
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
+REQUEST_ID = web.RequestKey("request_id", str)
+CORRELATION_ID = web.RequestKey("correlation_id", str)
 _ID: TypeAdapter[Any] = TypeAdapter(Id)
 
 
@@ -56,7 +57,6 @@ class Call:
     body: Any
     body_hash: bytes
     query: Any
-    request_id: str
 
     @property
     def principal(self) -> Principal:
@@ -70,9 +70,14 @@ class Call:
         return self.request.app
 
     @property
+    def request_id(self) -> str:
+        found: str = self.request[REQUEST_ID]
+        return found
+
+    @property
     def correlation_id(self) -> str:
         """The id that follows what this request causes, through the broker to the reports."""
-        found: str = structlog.contextvars.get_contextvars().get("correlation_id", self.request_id)
+        found: str = self.request[CORRELATION_ID]
         return found
 
     def path_id(self, name: str = "id") -> Any:

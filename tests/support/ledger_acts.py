@@ -363,7 +363,7 @@ class Memory:
     def of(cls, clerk: Clerk) -> Memory:
         """Empty books of the clerk's company."""
         locations = {one: Location(one, f"clinic-{one}", True) for one in clerk.locations}
-        return cls(Books(clerk.company_id, 0, NOW, clerk.today, locations=locations))
+        return cls(Books(clerk.company_id, 0, NOW, clerk.today, NOW + timedelta(days=1), locations=locations))
 
     def post(self, command: acts.Command) -> dict[str, Any] | Problem:
         """The document, or the problem."""

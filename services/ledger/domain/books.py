@@ -1,6 +1,6 @@
 """The state of one company's books, as far as a batch of commands needs it.
 
-Loaded under the company's lock, changed in memory by each accepted command, and thrown away after the commit.
+Loaded in one snapshot, changed in memory by each accepted command, and thrown away after the commit.
 Figures are never stored: they are sums over transfers (`Lines`).
 """
 
@@ -221,6 +221,7 @@ class Books:
     version: int
     now: datetime
     today: date
+    day_ends: datetime
     writes: int = 0
     npis: tuple[str, ...] = ()
     keys: dict[str, Remembered] = field(default_factory=dict)
@@ -234,6 +235,15 @@ class Books:
     remittances: dict[str, UUID] = field(default_factory=dict)
     applied_lines: dict[str, set[UUID]] = field(default_factory=dict)
     """Lines of remittances that were applied, with the receipts that did."""
+
+    remembered: bool = False
+    """Not loaded: whom a command refers to is taken on trust, and proved by the append (`warm.py`)."""
+
+    def has_patient(self, patient_id: UUID) -> bool:
+        return self.remembered or patient_id in self.patients
+
+    def has_payer(self, payer_id: UUID) -> bool:
+        return self.remembered or payer_id in self.payers
 
     def patient_by_account(self, account_number: str) -> Patient | None:
         return next((p for p in self.patients.values() if p.account_number == account_number), None)

@@ -95,7 +95,7 @@ class Changes:
 
 
 def _same_told(one: Words, other: Words) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in _TOLD)
+    return one is other or all(getattr(one, name) == getattr(other, name) for name in _TOLD)
 
 
 def parts_of(key: LineKey, cents: int, charge: Charge | None, words: Words) -> dict[PartKey, int]:

@@ -28,7 +28,7 @@ TO_PATIENT = "PR"
 
 def post_charge(books: Books, journal: Journal, command: Command, act: PostCharge) -> dict[str, Any]:
     """A new charge: receivable / revenue."""
-    if act.patient_id not in books.patients:
+    if not books.has_patient(act.patient_id):
         raise Invalid.field("patient_id", "unknown_patient", "There is no such patient")
     check_location(books, act.location_id)
     check_payer(books, act.payer_id)
@@ -181,7 +181,7 @@ def check_location(books: Books, location_id: UUID | None) -> None:
 
 
 def check_payer(books: Books, payer_id: UUID | None) -> None:
-    if payer_id is not None and payer_id not in books.payers:
+    if payer_id is not None and not books.has_payer(payer_id):
         raise Invalid.field("payer_id", "unknown_payer", "There is no such payer")
 
 

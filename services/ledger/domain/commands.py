@@ -129,9 +129,9 @@ class PostCharge:
     external_id: str | None = None
 
     def wants(self, wants: Wants) -> None:
-        wants.add("patient", self.patient_id)
-        wants.add("location", self.location_id)
-        wants.add("payer", self.payer_id)
+        wants.name("patient", self.patient_id)
+        wants.name("location", self.location_id)
+        wants.name("payer", self.payer_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +193,9 @@ class PostPayment:
     adjustments: tuple[Adjustment, ...] = ()
 
     def wants(self, wants: Wants) -> None:
-        wants.add("location", self.location_id)
-        wants.add("payer", self.payer_id)
-        wants.add("patient", self.patient_id)
+        wants.name("location", self.location_id)
+        wants.name("payer", self.payer_id)
+        wants.name("patient", self.patient_id)
         wants.add("charge", *(a.charge_id for a in self.applications), *(a.charge_id for a in self.adjustments))
 
 

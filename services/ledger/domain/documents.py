@@ -76,6 +76,8 @@ def charge_document(charge: Charge) -> dict[str, Any]:
 
 def payment_document(payment: Payment) -> dict[str, Any]:
     words = payment.words
+    applied_cents, provider_level_cents = payment.applied_cents, payment.provider_level_cents
+    unapplied_cents = words.amount_cents - applied_cents - provider_level_cents
     return {
         "id": payment.payment_id,
         "source": payment.source,
@@ -85,12 +87,12 @@ def payment_document(payment: Payment) -> dict[str, Any]:
         "payer_id": words.payer_id,
         "patient_id": words.patient_id,
         "amount_cents": words.amount_cents,
-        "applied_cents": payment.applied_cents,
+        "applied_cents": applied_cents,
         "adjusted_cents": payment.adjusted_cents,
-        "provider_level_cents": payment.provider_level_cents,
-        "unapplied_cents": payment.unapplied_cents,
+        "provider_level_cents": provider_level_cents,
+        "unapplied_cents": unapplied_cents,
         "refunded_cents": payment.refunded_cents,
-        "available_cents": payment.available_cents,
+        "available_cents": unapplied_cents - payment.refunded_cents,
         "deposit_date": words.deposit_date,
         "posting_date": payment.posting_date,
         "posted_at": payment.posted_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 TABLES = (
@@ -30,13 +31,13 @@ class Journal:
     """Rows by table, in the order in which they must be inserted."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[dict[str, Any]]] = {table: [] for table in (*TABLES, *FEED_WORK)}
+        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.events: list[dict[str, Any]] = []
         self._places: dict[tuple[str, Any], int] = {}
 
     @property
     def any_rows(self) -> bool:
-        return any(self.rows.values())
+        return bool(self.rows)
 
     def add(self, table: str, **row: Any) -> None:
         self.rows[table].append(row)

@@ -48,7 +48,7 @@ def post_payment(books: Books, journal: Journal, command: Command, act: PostPaym
     check_deposit_date(books, act.deposit_date)
     check_location(books, act.location_id)
     check_payer(books, act.payer_id)
-    if act.patient_id is not None and act.patient_id not in books.patients:
+    if act.patient_id is not None and not books.has_patient(act.patient_id):
         raise Invalid.field("patient_id", "unknown_patient", "There is no such patient")
     check_settlement(books, act.payer_id, act.applications, act.adjustments, act.amount_cents)
     draft = Draft(books, journal, "payment", command.actor.user_id, command.correlation_id)

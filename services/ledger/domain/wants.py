@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from typing import Any
 
 
@@ -11,6 +12,17 @@ class Wants:
 
     def __init__(self) -> None:
         self.by_kind: dict[str, set[Any]] = defaultdict(set)
+        self._contents = False
 
     def add(self, kind: str, *values: Any) -> None:
+        """What must be known: a command decides by what it says."""
+        self._contents |= any(value is not None for value in values)
+        self.name(kind, *values)
+
+    def name(self, kind: str, *values: Any) -> None:
+        """What must exist, and is only referred to."""
         self.by_kind[kind].update(value for value in values if value is not None)
+
+    def only_named(self, locations: Container[Any]) -> bool:
+        """Whether nothing must be known but these locations."""
+        return not self._contents and all(one in locations for one in self.by_kind["location"])

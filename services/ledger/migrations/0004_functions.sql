@@ -20,10 +20,13 @@ declare
     texts text[];
 begin
     return query select 'book', b.company_id, json_build_object(
-            'version', b.version, 'writes', b.writes, 'now', t.time_now, 'today', (t.time_now at time zone d.time_zone)::date,
-            'npis', d.npis)
+            'version', b.version, 'writes', b.writes, 'now', t.time_now, 'today', t.today,
+            'day_ends', (t.today + 1)::timestamp at time zone d.time_zone, 'npis', d.npis)
         from company_book b join directory_company d on d.company_id = b.company_id
-        cross join (select clock_timestamp() as time_now) t
+        cross join lateral (
+            select c.time_now, (c.time_now at time zone d.time_zone)::date as today
+            from (select clock_timestamp() as time_now) c
+        ) t
         where b.company_id = any (companies);
     select array_agg(distinct w.k) into kinds from json_to_recordset(wanted) as w (c uuid, k text, v text);
 
@@ -278,7 +281,12 @@ begin
         insert into batch select * from json_populate_recordset(null::batch, batches);
     end if;
     if idempotency_keys is not null then
-        insert into idempotency select * from json_populate_recordset(null::idempotency, idempotency_keys);
+        insert into idempotency select * from json_populate_recordset(null::idempotency, idempotency_keys)
+        on conflict do nothing;
+        get diagnostics moved = row_count;
+        if moved <> json_array_length(idempotency_keys) then
+            raise exception using errcode = 'serialization_failure', message = 'a key was used before';
+        end if;
     end if;
     if feed_documents is not null then
         insert into feed_document select * from json_populate_recordset(null::feed_document, feed_documents)
@@ -314,6 +322,15 @@ begin
         order by company_id, first_version;
     end if;
 end $$;
+
+-- A location that closes, or another time zone, is a write to the books too: who decided on the old one is refused.
+create function count_write() returns trigger language plpgsql as $$
+begin
+    update company_book set writes = writes + 1 where company_id = new.company_id;
+    return null;
+end $$;
+create trigger count_write after insert or update on directory_company for each row execute function count_write();
+create trigger count_write after insert or update on directory_location for each row execute function count_write();
 
 -- Rights, not triggers, make the money tables append-only.
 do $$
