@@ -1,6 +1,6 @@
 # Two commands matter: `make run` starts everything on this machine, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check bench lock docs rebuild clean
+.PHONY: help run setup test check bench fuzz lock docs rebuild clean
 
 PYTHON := .venv/bin/python
 # Two workers suit two cores; each has a PostgreSQL (and, when it needs one, a RabbitMQ) of its own.
@@ -30,6 +30,9 @@ check: setup  ## format, lint, types, import rules, generated documents
 
 bench: setup  ## measure the services against their floors
 	$(PYTHON) -m bench
+
+fuzz: setup  ## 100,000 damaged files for every reader of feeds (FUZZ_CASES, FUZZ_SEED); nightly
+	FUZZ_CASES=$${FUZZ_CASES:-100000} $(PYTHON) -m pytest tests/fuzz -n 2
 
 lock: setup  ## resolve the dependencies again and write both lock files
 	$(COMPILE) --output-file requirements.lock

@@ -13,10 +13,13 @@ from pathlib import Path
 import asyncpg
 
 from bench.folding import folding
+from bench.parsing import parsing
 from bench.posting import posting
+from bench.remittance import remittances_posted
 from bench.rounds import Result
 from deploy.postgres import PrivatePostgres
 
+BENCHMARKS = {"posting": posting, "folding": folding, "parsing": parsing, "remittance": remittances_posted}
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -44,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         with PrivatePostgres(Path(folder) / "postgres") as server:
-            for name, benchmark in {"posting": posting, "folding": folding}.items():
+            for name, benchmark in BENCHMARKS.items():
                 if not chosen or name in chosen:
                     print(f"{name} ...", flush=True)
                     results += benchmark(asyncio.run(_create(server, name)))

@@ -58,6 +58,7 @@ class LocalSecrets:
     fresh: bool
     """True at the first start."""
     internal_client_secret: str
+    identity_secrets_key: str
     operator_password: str
     demo_password: str
 
@@ -67,6 +68,7 @@ class LocalSecrets:
         kept = read_json(file)
         made = {
             "internal_client_secret": secrets.token_urlsafe(32),
+            "identity_secrets_key": secrets.token_urlsafe(32),
             "operator_password": secrets.token_hex(10),
             "demo_password": secrets.token_hex(6),
         }

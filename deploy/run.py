@@ -154,7 +154,8 @@ def _given_databases(config: Config) -> dict[str, str]:
 
 def _own_databases(server: PrivatePostgres) -> dict[str, str]:
     for name in _MIGRATIONS:
-        server.ensure_role(f"{name}_app")
+        for role in (f"{name}_app", f"{name}_reader"):
+            server.ensure_role(role)
         server.ensure_database(name)
     return {name: server.dsn(name) for name in _MIGRATIONS}
 
@@ -189,6 +190,8 @@ def _complete(config: Config, databases: dict[str, str], secrets: LocalSecrets, 
             "internal_client_secret": SecretStr(
                 _value(config.internal_client_secret) or secrets.internal_client_secret
             ),
+            "identity_secrets_key": SecretStr(_value(config.identity_secrets_key) or secrets.identity_secrets_key),
+            "public_url": config.public_url if "public_url" in config.model_fields_set else f"http://localhost:{port}",
             **{f"{name}_database_url": SecretStr(dsn) for name, dsn in databases.items()},
         }
     )

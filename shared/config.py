@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,6 +17,11 @@ class Config(BaseSettings):
     port: int = 8080
     health_port: int = 0
     """Port of `/livez`, `/readyz` and `/metrics` for processes without an API; 0: none."""
+    tls_certificate: Path | None = None
+    """Certificate chain in PEM, with which the API is served by HTTPS only; with its key in `tls_key`, unless both are
+    in one file. Whom a process trusts when it calls others (https, amqps) is said by OpenSSL's SSL_CERT_FILE, and in
+    the address of a database (`sslmode=verify-full&sslrootcert=`)."""
+    tls_key: Path | None = None
 
     mllp_port: int = 2575
     """Port on which the ledger takes HL7 v2 messages (MLLP); 0: none."""
@@ -24,6 +29,9 @@ class Config(BaseSettings):
     """Certificate chain in PEM, without which MLLP is unencrypted; with its key in `mllp_tls_key`, unless both are in
     one file."""
     mllp_tls_key: Path | None = None
+
+    watch_dir: Path | None = None
+    """Directory in which the ledger looks for files of its companies (an SFTP drop); None: nowhere."""
 
     identity_database_url: SecretStr | None = None
     ledger_database_url: SecretStr | None = None
@@ -41,12 +49,34 @@ class Config(BaseSettings):
     """Password of the bootstrap user `operator`; generated and printed once when absent (embedded run)."""
     internal_client_secret: SecretStr | None = None
     """Secret shared by the services' own client (`client_id` "internal")."""
+    identity_secrets_key: SecretStr | None = None
+    """What identity's stored secrets are sealed with, at least 32 characters: signing keys and TOTP secrets. Several,
+    separated by commas: the first seals, the others still open."""
+
+    public_url: str = "http://localhost:8080"
+    """Where browsers find the product. Passkeys are bound to its host name, which cannot be an IP address."""
+    behind_proxy: bool = False
+    """True: a caller's address is the last one in `X-Forwarded-For`, which the proxy in front sets."""
+
+    oidc_issuer: str = ""
+    """An external OpenID provider to sign in with; empty: none. With a client id, and a secret unless the client is
+    public."""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr | None = None
+    oidc_redirect_url: str = ""
+    """The page that takes the provider's answer; empty: `public_url` with a slash."""
 
     data_dir: Path = Path("data")
     demo: bool = True
     log_level: str = "info"
     log_format: str = "json"
-    access_token_seconds: int = 300
+    access_token_seconds: int = Field(default=300, gt=0, le=3_600)
+    session_idle_seconds: int = Field(default=1_800, gt=0)
+    """A session that is not refreshed for so long has ended (45 CFR 164.312(a)(2)(iii))."""
+    session_seconds: int = Field(default=43_200, gt=0)
+    """A session ends after so long, however busy it is."""
+    signing_key_days: int = Field(default=90, gt=0)
+    """How long a key signs access tokens before the next one takes over."""
 
     def required(self, name: str) -> str:
         """The value of a secret setting, or an error that names the variable to set."""

@@ -19,6 +19,10 @@ CrashPoint = Literal[
     "consumer.after_receive",
     "consumer.after_handle_before_ack",
     "consumer.after_ack",
+    "csv.after_chunk",
+    "watched.after_claim",
+    "watched.after_commit",
+    "watched.after_move",
 ]
 POINTS: Final[tuple[str, ...]] = get_args(CrashPoint)
 

@@ -23,11 +23,12 @@ from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
 from tests.support.databases import Databases
 
-GROUP_ROLES = ("identity_app", "ledger_app", "reporting_app")
+GROUP_ROLES = tuple(f"{name}_{kind}" for name in ("identity", "ledger", "reporting") for kind in ("app", "reader"))
 # A broker to use in place of a private one; everything else that would steer a service is the tests' to set.
 EXTERNAL_BROKER = os.environ.get("AMQP_URL")
 for name in list(os.environ):
-    if name.startswith(("IDENTITY_", "LEDGER_", "REPORTING_", "PG", "AMQP_")) or name in {
+    if name.startswith(("IDENTITY_", "LEDGER_", "REPORTING_", "PG", "AMQP_", "OIDC_")) or name in {
+        "BEHIND_PROXY",
         "CRASH_AT",
         "DATA_DIR",
         "HEALTH_PORT",
@@ -36,6 +37,8 @@ for name in list(os.environ):
         "MLLP_PORT",
         "OPERATOR_PASSWORD",
         "PORT",
+        "PUBLIC_URL",
+        "WATCH_DIR",
     }:
         del os.environ[name]
 

@@ -1,10 +1,15 @@
-"""`python -m services.identity api|relay|migrate|rotate-key`"""
+"""`python -m services.identity api|relay|migrate|rotate-key|compromise-key KID|reset-mfa USER_NAME`"""
 
 from __future__ import annotations
 
+import asyncpg
+
 from services.identity import relay
-from services.identity.app import MIGRATIONS, ROLE, create_app
-from services.identity.service.bootstrap import rotate_keys
+from services.identity.app import MIGRATIONS, create_app
+from services.identity.sealing import Sealer
+from services.identity.service import keys
+from services.identity.service.bootstrap import reset_mfa
+from services.identity.store import ROLE
 from shared.config import Config
 from shared.db import create_pool
 from shared.migrate import migrate
@@ -25,9 +30,40 @@ async def _migrate(config: Config) -> None:
 
 
 async def _rotate_key(config: Config) -> None:
-    async with await create_pool(config.required("identity_database_url"), name="identity-keys", role=ROLE) as pool:
-        await rotate_keys(pool)
+    async with await _pool(config) as pool:
+        try:
+            await keys.rotate(pool, Sealer(config.required("identity_secrets_key")))
+        except keys.TooSoon:
+            raise SystemExit("The next key is public for less than two minutes: try again then") from None
+
+
+async def _compromise_key(config: Config, kid: str) -> None:
+    async with await _pool(config) as pool:
+        try:
+            await keys.compromise(pool, Sealer(config.required("identity_secrets_key")), kid)
+        except keys.UnknownKey:
+            raise SystemExit("There is no such key, or it is withdrawn already: see /.well-known/jwks.json") from None
+
+
+async def _reset_mfa(config: Config, user_name: str) -> None:
+    async with await _pool(config) as pool:
+        if not await reset_mfa(pool, user_name):
+            raise SystemExit("There is no such user")
+
+
+async def _pool(config: Config) -> asyncpg.Pool:
+    return await create_pool(config.required("identity_database_url"), name="identity-command", role=ROLE, size=2)
 
 
 if __name__ == "__main__":
-    command_line("identity", {"api": _api, "relay": _relay, "migrate": _migrate, "rotate-key": _rotate_key})
+    command_line(
+        "identity",
+        {
+            "api": _api,
+            "relay": _relay,
+            "migrate": _migrate,
+            "rotate-key": _rotate_key,
+            "compromise-key": _compromise_key,
+            "reset-mfa": _reset_mfa,
+        },
+    )

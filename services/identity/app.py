@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +14,24 @@ from aiohttp import web
 from services.identity.api import ENDPOINTS
 from services.identity.api.common import SERVICES, Services
 from services.identity.domain import PASSWORD_LENGTHS
+from services.identity.oidc import Provider
+from services.identity.passkeys import RelyingParty
 from services.identity.passwords import Hasher
+from services.identity.sealing import Sealer
 from services.identity.service.bootstrap import bootstrap
 from services.identity.service.clients import Clients
 from services.identity.service.companies import Companies
+from services.identity.service.external import ExternalSignIn
+from services.identity.service.factors import SecondFactors
+from services.identity.service.issuing import SessionIssuer
+from services.identity.service.passkeys import Passkeys
+from services.identity.service.passwords import Passwords
+from services.identity.service.sessions import Sessions
 from services.identity.service.sign_in import SignIn
+from services.identity.service.throttle import Throttle
 from services.identity.service.users import Users
 from services.identity.service.views import Views
+from services.identity.store import ROLE
 from services.identity.tokens import Issuer
 from shared import web as shared_web
 from shared.access.tokens import KeyCache, TokenVerifier
@@ -28,7 +40,7 @@ from shared.db import KEYED_PLANS, create_pool, ping
 from shared.migrate import check_migrated
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-ROLE: Final = "identity_app"
+_OWN_KEYS_SECONDS: Final = 5
 POOL: Final = web.AppKey("pool", asyncpg.Pool)
 
 
@@ -45,17 +57,34 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
     async def migrations() -> None:
         await check_migrated(app[POOL], MIGRATIONS)
 
-    verifier = TokenVerifier(KeyCache(own_keys), issuer=config.issuer, audience=config.audience)
+    # Reading our own keys is one query: a withdrawn one is refused here within seconds.
+    keys = KeyCache(own_keys, fresh_seconds=_OWN_KEYS_SECONDS)
+    verifier = TokenVerifier(keys, issuer=config.issuer, audience=config.audience)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         dsn = config.required("identity_database_url")
+        sealer, party, provider = (
+            Sealer(config.required("identity_secrets_key")),
+            RelyingParty(config.public_url),
+            _provider(config),
+        )
         pool = app[POOL] = await create_pool(dsn, name="identity-api", role=ROLE, settings=KEYED_PLANS)
-        issuer = Issuer(config.issuer, config.audience, config.access_token_seconds)
+        issuing = SessionIssuer(
+            Issuer(config.issuer, config.audience, config.access_token_seconds),
+            sealer,
+            idle=timedelta(seconds=config.session_idle_seconds),
+            longest=timedelta(seconds=config.session_seconds),
+        )
+        throttle = Throttle(pool)
         app[SERVICES] = Services(
             config=config,
-            issuer=issuer,
             verifier=verifier,
-            sign_in=SignIn(pool, passwords, issuer, verifier),
+            sign_in=SignIn(pool, passwords, issuing, verifier, throttle),
+            passkeys=Passkeys(pool, party, issuing),
+            external=ExternalSignIn(pool, provider, issuing),
+            factors=SecondFactors(pool, sealer, throttle),
+            passwords=Passwords(pool, passwords, throttle),
+            sessions=Sessions(pool),
             companies=Companies(pool),
             users=Users(pool, passwords),
             clients=Clients(pool),
@@ -65,6 +94,7 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             await bootstrap(
                 pool,
                 passwords,
+                sealer,
                 operator_password=_operator_password(config),
                 internal_secret=_secret(config, "internal_client_secret"),
                 say=_say,
@@ -85,6 +115,16 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
     app = shared_web.create_app(parts)
     app.cleanup_ctx.append(running)
     return app
+
+
+def _provider(config: Config) -> Provider | None:
+    """The external provider to sign in with, if one is set."""
+    if not config.oidc_issuer:
+        return None
+    if not config.oidc_client_id:
+        raise SystemExit("OIDC_CLIENT_ID must be set together with OIDC_ISSUER")
+    redirect_url = config.oidc_redirect_url or config.public_url.rstrip("/") + "/"
+    return Provider(config.oidc_issuer, config.oidc_client_id, _secret(config, "oidc_client_secret"), redirect_url)
 
 
 def _secret(config: Config, name: str) -> str | None:

@@ -24,6 +24,7 @@ class CompanyDocument(Document):
     time_zone: str
     close_policy: str
     npis: tuple[str, ...]
+    mfa_required: bool
     active: bool
     version: int
 
@@ -189,4 +190,72 @@ class TokenDocument(Document):
     token_type: str
     expires_in: int
     refresh_token: str | None = None
+    scope: str | None = None
     company_id: UUID | None
+
+
+class MfaDocument(Document):
+    """The second factors that a person has."""
+
+    totp: bool
+    passkeys: int
+    recovery_codes_left: int
+
+
+class NewTotpDocument(Document):
+    """Shown once. `otpauth_uri` is what an authenticator app reads from a QR code."""
+
+    secret: str
+    otpauth_uri: str
+
+
+class RecoveryCodesDocument(Document):
+    """Shown once; each works once, in place of a code of the authenticator app."""
+
+    recovery_codes: tuple[str, ...]
+
+
+class PasskeyDocument(Document):
+    id: UUID
+    name: str
+    created_at: datetime
+    used_at: datetime | None
+
+
+class PasskeyList(Document):
+    """All of them: there are at most ten."""
+
+    items: tuple[PasskeyDocument, ...]
+    next: None = None
+
+
+class SessionDocument(Document):
+    """`expires_at`: when it ends unless it is refreshed before; `ends_at`: when it ends anyway."""
+
+    id: UUID
+    company_id: UUID | None
+    methods: tuple[str, ...]
+    started_at: datetime
+    issued_at: datetime
+    expires_at: datetime
+    ends_at: datetime
+    current: bool
+
+
+class SessionList(Document):
+    items: tuple[SessionDocument, ...]
+    next: None = None
+
+
+class ResetCodeDocument(Document):
+    """Shown once, to be handed to the user."""
+
+    code: str
+    expires_at: datetime
+
+
+class OidcStartDocument(Document):
+    """Send the browser to `authorization_url`; keep `handle` in the page that asked, and bring it back."""
+
+    authorization_url: str
+    handle: str

@@ -34,6 +34,7 @@ class Company:
     npis: tuple[str, ...] = ()
     active: bool = True
     version: int = 1
+    mfa_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,8 @@ def check_authority(editor: Editor, before: User | None, after: User, *, new_pas
     if after.affiliation != (before.affiliation if before else PRACTICE):
         raise Forbidden("Only the operator sets an affiliation")
     if before is not None and before.id == editor.id:
+        if new_password:
+            raise Forbidden("Your own password is changed with the old one")
         if after.role != before.role:
             raise Forbidden("Nobody changes his own role")
     else:

@@ -47,6 +47,10 @@ class Hasher:
         right = await self._run(lambda: self._matches(encoded or self._nobodys, password))
         return right and encoded is not None
 
+    def is_weak(self, encoded: str) -> bool:
+        """Whether it was made with other parameters than the present ones."""
+        return self._argon2.check_needs_rehash(encoded)
+
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 

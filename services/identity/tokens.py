@@ -79,14 +79,14 @@ def new_signing_key() -> SigningKey:
     return SigningKey(key.thumbprint(), orjson.dumps(key.as_dict(private=True)).decode())
 
 
+def public_jwk(key: SigningKey) -> dict[str, Any]:
+    """The key as verifiers may know it."""
+    return {**_private(key.private_jwk).as_dict(private=False), "kid": key.kid, "use": "sig", "alg": ALGORITHM}
+
+
 def public_keys(keys: Sequence[SigningKey]) -> dict[str, Any]:
     """The JWK set of RFC 7517, without the private parts."""
-    return {
-        "keys": [
-            {**_private(key.private_jwk).as_dict(private=False), "kid": key.kid, "use": "sig", "alg": ALGORITHM}
-            for key in keys
-        ]
-    }
+    return {"keys": [public_jwk(key) for key in keys]}
 
 
 @lru_cache(maxsize=8)

@@ -90,6 +90,7 @@ class CompanyNew(New):
     time_zone: TimeZone
     close_policy: ClosePolicy
     npis: Several[Npi] = Field(default_factory=list)
+    mfa_required: bool = False
 
 
 class CompanyChange(Patch):
@@ -99,6 +100,7 @@ class CompanyChange(Patch):
     time_zone: TimeZone | None = None
     close_policy: ClosePolicy | None = None
     npis: Several[Npi] | None = None
+    mfa_required: bool | None = None
     active: bool | None = None
 
 
@@ -153,6 +155,49 @@ class ClientNew(New):
     kind: Literal["emr"]
     company_ids: Annotated[Several[Id], Field(min_length=1)]
     sources: Several[Source] = Field(default_factory=list)
+
+
+TypedCode = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Ticket = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,4096}$")]
+
+
+class CodeBody(Body):
+    """A code of the authenticator app, or where it says so a recovery code."""
+
+    code: TypedCode
+
+
+class PasswordChange(Body):
+    old_password: str
+    password: str
+
+
+class PasswordReset(Body):
+    user_name: Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+    code: TypedCode
+    password: str
+
+
+class PasskeyNew(Body):
+    """`credential`: what the browser gives (`PublicKeyCredential.toJSON()`)."""
+
+    name: Line
+    credential: dict[str, Any]
+
+
+class PasskeySignIn(Body):
+    credential: dict[str, Any]
+    company_id: str | None = None
+
+
+class OidcFinish(Body):
+    """`state`, `code` and `iss` are the provider's answer (RFC 9207 for the last), `handle` what the start gave."""
+
+    handle: Ticket
+    state: Ticket
+    code: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,4096}$")]
+    iss: str | None = None
+    company_id: str | None = None
 
 
 class PageQuery(Query):

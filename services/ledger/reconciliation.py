@@ -23,7 +23,8 @@ where company_id = $1 and day between $2 and $3 and ($4::uuid is null or locatio
     and ($5::text[] is null or source = any ($5))
 order by source, clinic, day, reported_at desc, report_id desc
 """
-# What stands, or once stood, under one of the days; and what the EMR lists, wherever it stands.
+# What stands, or once stood, under one of the days; and what the EMR lists, wherever it stands. Payers' payments have
+# no type: no EMR reports them.
 _DOCUMENTS = """
 select d.source, d.external_id, d.external_version, d.deleted, d.document_id, (
     select json_agg(json_build_array(g.posted_at, r.location_id, r.deposit_date, r.payment_type, r.amount_cents,
@@ -33,7 +34,8 @@ select d.source, d.external_id, d.external_version, d.deleted, d.document_id, (
 from (
     select d.* from feed_document d
     where d.company_id = $1 and d.kind = 'payment' and d.document_id in (
-        select r.payment_id from payment_revision r where r.company_id = $1 and r.deposit_date between $2 and $3)
+        select r.payment_id from payment_revision r where r.company_id = $1 and r.deposit_date between $2 and $3
+            and r.payment_type is not null)
     union
     select d.* from unnest($4::text[], $5::text[]) as w (source, external_id)
     join feed_document d on d.company_id = $1 and d.kind = 'payment'

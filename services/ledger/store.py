@@ -212,6 +212,12 @@ def _read_payment(books: Books, row: dict[str, Any]) -> None:
     books.payments[payment.payment_id] = payment
 
 
+def _read_receipt(books: Books, row: dict[str, Any]) -> None:
+    """A receipt without its lines, unless somebody else in the batch needs them too."""
+    if UUID(row["payment_id"]) not in books.payments:
+        _read_payment(books, row)
+
+
 def _read_document(books: Books, row: dict[str, Any]) -> None:
     books.documents[row["source"], row["kind"], row["external_id"]] = FeedDocument(
         row["external_version"], _id(row["document_id"]), row["deleted"], bytes.fromhex(row["content_hash"][2:])
@@ -236,5 +242,6 @@ _READERS: dict[str, Any] = {
     "payment": _read_payment,
     "document": _read_document,
     "remittance": _read_remittance,
+    "receipt": _read_receipt,
     "line": _read_line,
 }

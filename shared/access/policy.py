@@ -16,6 +16,9 @@ OPERATOR: Final = "operator"
 """Role of the bootstrap user: companies, locations, users and clients of all companies, no billing data."""
 EMR_CLIENT: Final = "emr"
 INTERNAL_CLIENT: Final = "internal"
+MFA_ENROLMENT: Final = "mfa_enrolment"
+"""Role in the token of a person who has yet to enrol the second factor that his company requires. It is no role of the
+catalogue, so nothing but the enrolment admits it."""
 
 
 @dataclass(frozen=True, slots=True)

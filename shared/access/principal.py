@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT, NOTHING, OPERATOR, Grant, role
+from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT, MFA_ENROLMENT, NOTHING, OPERATOR, Grant, role
 from shared.errors import Forbidden, NotFound
 
 
@@ -70,8 +70,11 @@ class Guard:
     operator: bool = False
     emr: bool = False
     internal: bool = False
+    enrolment: bool = False
 
     def admits(self, principal: Principal) -> bool:
+        if principal.role == MFA_ENROLMENT:
+            return self.enrolment
         if principal.is_operator:
             return self.operator or self.authenticated
         if principal.is_emr:

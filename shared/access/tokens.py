@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, Key
 
 from shared.access.principal import Principal
 from shared.errors import Unauthenticated, Unavailable
@@ -28,40 +28,76 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105
 _MAX_TOKEN_BYTES = 8_192
 _MAX_REMEMBERED = 10_000
 _LEEWAY_SECONDS = 5
+_FRESH_SECONDS = 30
 _REFETCH_SECONDS = 5
-_STALE_SECONDS = 300
+_PATIENCE_SECONDS = 1
 
 FetchKeys = Callable[[], Awaitable[Mapping[str, Any]]]
+ReadKeys = Callable[[Mapping[str, Any]], dict[str, Key]]
+
+
+def own_keys(document: Mapping[str, Any]) -> dict[str, Key]:
+    """The keys of a JWK set that sign our access tokens, by `kid`."""
+    return {row["kid"]: ECKey.import_key(row) for row in document["keys"] if row.get("alg") == ALGORITHM}
 
 
 class KeyCache:
-    """Identity's public keys by `kid`. Kept while identity is away; an unknown `kid` refetches at most once
-    every few seconds, whoever asks, so that made-up key ids cannot hammer identity."""
+    """An issuer's public keys by `kid`, and the instant before which its tokens count no more.
 
-    def __init__(self, fetch: FetchKeys) -> None:
+    They are read again after `fresh_seconds`, so that a key which was withdrawn is soon refused, and for an unknown
+    `kid`; in both cases at most once every few seconds, whoever asks, so that neither made-up key ids nor our own
+    traffic hammer the issuer. While it is away or slow the keys that we know stay good.
+    """
+
+    def __init__(self, fetch: FetchKeys, *, read: ReadKeys = own_keys, fresh_seconds: float = _FRESH_SECONDS) -> None:
         self._fetch = fetch
-        self._keys: dict[str, ECKey] = {}
+        self._read = read
+        self._fresh_seconds = fresh_seconds
+        self._keys: dict[str, Key] = {}
+        self._document: Mapping[str, Any] = {}
         self._fetched_at = -float("inf")
-        self._lock = asyncio.Lock()
+        self._tried_at = -float("inf")
+        self._trying: asyncio.Task[bool] | None = None
+        self.not_before = 0
+        """Tokens issued before it (Unix seconds) are refused."""
+        self.generation = 0
+        """Raised by every change of keys or `not_before`: what was verified before must be verified again."""
 
-    async def get(self, kid: str) -> ECKey | None:
-        stale = time.monotonic() - self._fetched_at > _STALE_SECONDS
-        if kid not in self._keys or stale:
-            await self._refresh()
+    @property
+    def fresh(self) -> bool:
+        return time.monotonic() - self._fetched_at <= self._fresh_seconds
+
+    async def get(self, kid: str) -> Key | None:
+        """The key, or None. Raises Unavailable when no key at all is known and none can be had."""
+        if kid not in self._keys or not self.fresh:
+            await self.refresh()
         return self._keys.get(kid)
 
-    async def _refresh(self) -> None:
-        async with self._lock:
-            if time.monotonic() - self._fetched_at < _REFETCH_SECONDS:
+    async def refresh(self) -> None:
+        """Read the keys again, unless somebody does or just did. Who knows keys waits a moment at most."""
+        now = time.monotonic()
+        if self._trying is None or self._trying.done():
+            if self._keys and now - self._tried_at < _REFETCH_SECONDS:
                 return
-            try:
-                document = await self._fetch()
-            except (OSError, TimeoutError, Unavailable):
-                if not self._keys:
-                    raise Unavailable("Signing keys cannot be fetched from identity") from None
-                return  # Keys change rarely: the ones we know stay good while identity is away.
-            self._keys = {row["kid"]: ECKey.import_key(row) for row in document["keys"] if row.get("alg") == ALGORITHM}
-            self._fetched_at = time.monotonic()
+            self._tried_at = now
+            self._trying = asyncio.create_task(self._try())
+        if self._keys:
+            # A slow issuer costs each attempt's first second, and not every request its own.
+            await asyncio.wait({self._trying}, timeout=max(0.0, self._tried_at + _PATIENCE_SECONDS - now))
+        elif not await asyncio.shield(self._trying) and not self._keys:
+            raise Unavailable("Signing keys cannot be fetched from identity")
+
+    async def _try(self) -> bool:
+        try:
+            document = await self._fetch()
+            keys, not_before = self._read(document), int(document.get("not_before", 0))
+        except (OSError, TimeoutError, Unavailable, JoseError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        if document != self._document:
+            self._document, self._keys, self.not_before = document, keys, not_before
+            self.generation += 1
+        self._fetched_at = time.monotonic()
+        return True
 
 
 class TokenVerifier:
@@ -72,11 +108,17 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._verified: dict[bytes, Principal] = {}
+        self._generation = 0
 
     async def verify(self, token: str) -> Principal:
         if not token.isascii() or len(token) > _MAX_TOKEN_BYTES:
             raise Unauthenticated()
         digest = hashlib.sha256(token.encode()).digest()
+        if self._verified and not self._keys.fresh:
+            await self._keys.refresh()
+        if self._generation != self._keys.generation:
+            self._generation = self._keys.generation
+            self._verified.clear()
         principal = self._verified.get(digest)
         if principal is None:
             principal = await self._check(token)
@@ -111,6 +153,8 @@ class TokenVerifier:
         if claims["iss"] != self._issuer or claims["aud"] != self._audience:
             raise Unauthenticated()
         if expires <= now or issued > now + _LEEWAY_SECONDS or not_before > now + _LEEWAY_SECONDS:
+            raise Unauthenticated()
+        if issued < self._keys.not_before:
             raise Unauthenticated()
         locations = claims["locations"]
         if locations != "*":

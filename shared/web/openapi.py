@@ -93,6 +93,7 @@ def guard_text(guard: Guard) -> str:
             ("the operator", guard.operator),
             ("an EMR client", guard.emr),
             ("an internal client", guard.internal),
+            ("who has to enrol a second factor", guard.enrolment),
         )
         if yes
     ]

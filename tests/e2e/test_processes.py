@@ -71,6 +71,10 @@ class Graph:
             "LEDGER_URL": self.url("ledger-api"),
             "INTERNAL_CLIENT_SECRET": SECRET,
             "OPERATOR_PASSWORD": PASSWORD,
+            "IDENTITY_SECRETS_KEY": SECRET * 4,
+            "PUBLIC_URL": "http://localhost:8080",
+            "BEHIND_PROXY": "false",
+            **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"), ""),
             **{f"{service.upper()}_DATABASE_URL": dsn for service, dsn in self.databases.items()},
         }
         given = {variable: ours[variable] for variable in JOBS[name]["environment"]}

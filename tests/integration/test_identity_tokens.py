@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,12 +21,13 @@ from pydantic import SecretStr
 
 from services.identity.app import MIGRATIONS
 from services.identity.passwords import Hasher
-from services.identity.service.bootstrap import rotate_keys
+from services.identity.sealing import Sealer
+from services.identity.service import keys
 from shared.access.tokens import KeyCache, TokenVerifier
 from shared.db import create_pool
 from shared.errors import Unavailable
 from tests.support.databases import Databases
-from tests.support.identity import INTERNAL_SECRET, OPERATOR_PASSWORD, PASSWORD, Answer, IdentityStack
+from tests.support.identity import INTERNAL_SECRET, OPERATOR_PASSWORD, PASSWORD, SECRETS_KEY, Answer, IdentityStack
 
 _numbers = count(1)
 CLAIMS = {
@@ -114,7 +116,7 @@ class TestAccessTokens:
         before = (await identity.get("/.well-known/jwks.json")).body["keys"]
         old = await identity.token(user["user_name"])
         async with await create_pool(identity.dsn, name="test", role="identity_app") as pool:
-            await rotate_keys(pool)
+            await keys.rotate(pool, Sealer(SECRETS_KEY), published=timedelta(0))
         new = await identity.token(user["user_name"], fresh=True)
         after = (await identity.get("/.well-known/jwks.json")).body["keys"]
         assert part(new, 0)["kid"] != part(old, 0)["kid"]

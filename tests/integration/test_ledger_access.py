@@ -14,8 +14,10 @@ import pytest
 
 from services.ledger.api import ENDPOINTS
 from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT, LEVELS, OPERATOR, Grant, areas, catalogue
+from tests.support.csv_files import PAYMENTS, agree
 from tests.support.databases import Databases
 from tests.support.ledger import ADMIN, Answer, Company, LedgerStack, emr_event, emr_payment, patient_body
+from tests.support.x12_answers import Told, interchange, status_277
 
 ROLES = [*catalogue(), OPERATOR, EMR_CLIENT, INTERNAL_CLIENT]
 Allowed = Callable[[Callable[[str, str], bool]], bool]
@@ -96,11 +98,21 @@ GUARDS: dict[str, Allowed] = {
     "POST /v1/feeds/x12": needs("payment_posting", "edit"),
     "POST /v1/feeds/emr": needs("payment_posting", "edit"),
     "POST /v1/feeds/hl7v2": needs("payment_posting", "edit"),
+    "POST /v1/feeds/fhir": needs("payment_posting", "edit"),
+    "GET /v1/feeds/fhir/metadata": needs("payment_posting", "edit"),
     "GET /v1/feed-profiles/:source": needs("payment_posting", "view"),
     "PUT /v1/feed-profiles/:source": needs("payment_posting", "edit"),
+    "POST /v1/feeds/csv?profile=:profile": needs("payment_posting", "edit"),
+    "GET /v1/feeds/csv/profiles": needs("payment_posting", "view"),
+    "GET /v1/feeds/csv/profiles/:profile": needs("payment_posting", "view"),
+    "PUT /v1/feeds/csv/profiles/:source": needs("payment_posting", "edit"),
+    "DELETE /v1/feeds/csv/profiles/:profile": needs("payment_posting", "edit"),
     "GET /v1/feeds": VIEW_FEEDS,
     "GET /v1/feeds/:feed": VIEW_FEEDS,
     "GET /v1/feeds/:feed/raw": VIEW_FEEDS,
+    "GET /v1/feeds/:feed/acknowledgements": VIEW_FEEDS,
+    "GET /v1/claims": needs("claims", "view"),
+    "GET /v1/claims/:claim": needs("claims", "view"),
     "GET /v1/exceptions": VIEW_FEEDS,
     "GET /v1/exceptions/:exception": VIEW_FEEDS,
     "GET /v1/exceptions/:exception/raw": VIEW_FEEDS,
@@ -121,9 +133,13 @@ MACHINES = {
         "POST /v1/feeds/x12",
         "POST /v1/feeds/emr",
         "POST /v1/feeds/hl7v2",
+        "POST /v1/feeds/fhir",
+        "GET /v1/feeds/fhir/metadata",
+        "POST /v1/feeds/csv?profile=:profile",
         "GET /v1/feeds",
         "GET /v1/feeds/:feed",
         "GET /v1/feeds/:feed/raw",
+        "GET /v1/feeds/:feed/acknowledgements",
         "GET /v1/exceptions",
         "GET /v1/exceptions/:exception",
         "GET /v1/exceptions/:exception/raw",
@@ -158,6 +174,8 @@ class World:
         await stack.emr_client([company], source)
         event = emr_event(source, "payment", {**emr_payment(uuid4(), "p-1")})
         feed = (await company.upload("emr", b"[" + orjson.dumps(event) + b"]", **{"Content-Type": BATCH})).body
+        await company.upload("x12", interchange(status_277(Told(claim="CLAIM-1"))))
+        await agree(company, name="bank")
         physician = {"npi": "1234567893", "first_name": "A", "last_name": "B"}
         ids = {
             "patient": patient["id"],
@@ -169,7 +187,9 @@ class World:
             "batch": "B",
             "feed": feed["feed_id"],
             "source": "EMR",
+            "profile": "bank",
             "exception": (await company.exceptions())[0]["id"],
+            "claim": (await company.get("/v1/claims"))["items"][0]["id"],
         }
         return cls(company, ids)
 
@@ -194,6 +214,10 @@ class World:
             return b"no x12", "application/edi-x12"
         if call.endswith("/hl7v2"):
             return b"no hl7", "application/hl7-v2"
+        if call.endswith("/csv"):
+            return b"no csv", "text/csv"
+        if call.endswith("/fhir"):
+            return b"no fhir", "application/fhir+json"
         if call.endswith("/emr"):
             return b"[]", BATCH
         charge = self.company.charge_body({"id": self.ids["patient"]}, delayed=bool(variant))
@@ -224,6 +248,7 @@ class World:
             "POST /v1/payments/:payment/refund": {"amount_cents": 1},
             "POST /v1/batches": {"batch_number": "B"},
             "POST /v1/exceptions/retry": {"reason": "unknown_clinic"},
+            "PUT /v1/feeds/csv/profiles/:source": PAYMENTS,
             "PUT /v1/feed-mappings": {"clinics": [], "payers": [], "procedures": []},
             "POST /v1/exceptions/:exception/resolve": {"note": "seen"},
             "POST /v1/exceptions/:exception/dismiss": {"note": "seen"},

@@ -577,6 +577,7 @@ async def test_what_was_sent_is_kept_as_it_was(company: Company) -> None:
         "control_total_cents",
         "posted_total_cents",
         "difference_cents",
+        "acknowledgements",
     }
     assert feed["byte_count"] == len(body)
     raw = await company.send("GET", f"/v1/feeds/{feed['feed_id']}/raw")
@@ -726,6 +727,26 @@ async def test_the_location_of_a_large_remittance_is_shared_by_all_of_its_chunks
     await proven(company)
 
 
+async def test_a_large_remittance_is_corrected_where_its_location_could_not_be_told(stack: LedgerStack) -> None:
+    """A patient has a charge elsewhere that no line means: only what was matched says where the receipt belongs. An
+    interruption before the correction is made good, whatever charges came in between."""
+    for survived in (1, 4):
+        company = await stack.company(locations=2)
+        here, there = (str(one) for one in company.locations)
+        await one_charge(company, "Q0", location_id=here)
+        await one_charge(company, "Q240", location_id=here)
+        patient = (await company.post("/v1/patients/search", {"account_number": "Q0"}, status=200))["items"][0]
+        await company.charge(patient, location_id=there, amount_cents=77, date_of_service="2026-01-09")
+        body = x12_file([large(250, "Q")])
+        await interrupted(stack, company, body, survived)
+        patient = await company.patient("Q249")
+        await company.charge(patient, location_id=there, amount_cents=78)
+        await sent(company, body)
+        receipt = (await company.get("/v1/payments"))["items"][0]
+        assert (receipt["applied_cents"], receipt["location_id"]) == (16_000, here)
+        await proven(company)
+
+
 class ProcessDied(Exception):
     """Stands for the end of a process between two postings."""
 
@@ -841,7 +862,7 @@ def test_pieces_are_keyed_by_content_and_place() -> None:
 
     def pieces(size: int) -> list[tuple[int, int, bytes]]:
         cut = [body[start : start + size] for start in range(0, len(body), size)]
-        (transaction,) = remittances.survey(cut)
+        (transaction,) = remittances.contents(cut).transactions
         found = remittances._pieces(lambda: cut, {1: transaction})
         return [(piece.number, len(piece.claims), remittances._hash(piece)) for piece in found]
 

@@ -21,6 +21,7 @@ from shared.config import Config
 from tests.support.databases import Databases
 
 OPERATOR_PASSWORD = "operator of the tests"
+SECRETS_KEY = "what identity seals its secrets with in tests"
 INTERNAL_SECRET = "the services' own secret in tests"
 PASSWORD = "correct horse battery"
 """The password of every user made here."""
@@ -80,6 +81,7 @@ class IdentityStack:
             "identity_url": f"http://127.0.0.1:{port}",
             "operator_password": SecretStr(OPERATOR_PASSWORD),
             "internal_client_secret": SecretStr(INTERNAL_SECRET),
+            "identity_secrets_key": SecretStr(SECRETS_KEY),
             "log_level": "error",
         }
         config = Config(**{**defaults, **settings})

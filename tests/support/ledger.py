@@ -32,7 +32,12 @@ ADMIN = "self_service_admin"
 """A role that may do everything in the ledger."""
 NOBODY_THERE = "http://127.0.0.1:9"
 """Identity, as far as the ledger's tests are concerned: away."""
-FEED_TYPES = {"x12": "application/edi-x12", "emr": "application/cloudevents+json", "hl7v2": "application/hl7-v2"}
+FEED_TYPES = {
+    "x12": "application/edi-x12",
+    "emr": "application/cloudevents+json",
+    "hl7v2": "application/hl7-v2",
+    "fhir": "application/fhir+json",
+}
 _numbers = count(1)
 
 

@@ -86,7 +86,7 @@ class Clerk:
         actor = acts.Actor(self._poster(), self.rng.choice(("practice", "practice", "rcm")))
         if isinstance(act, feed_acts.EmrDocument):
             actor = acts.Actor(INTEGRATION_POSTER_ID, "integration", "emr")
-        elif isinstance(act, feed_acts.PostRemittance | feed_acts.ApplyRemittance):
+        elif isinstance(act, feed_acts.PostRemittance | feed_acts.ApplyRemittance | feed_acts.LocateRemittance):
             actor = acts.Actor(INTEGRATION_POSTER_ID, "integration", "era")
         return acts.Command(
             company_id=self.company_id,
@@ -232,15 +232,16 @@ class Clerk:
             provider_level=provider,
             claims=claims,
             more_claims=self.rng.random() < 0.3,
+            location_id=self.rng.choice([None, *self.locations]),
         )
 
     def more_claims(self) -> acts.Act:
         first = self.rng.choice([*self.remittances, None])
         if first is None:
             return self.remittance()
-        return feed_acts.ApplyRemittance(
-            first.payment_key, self.feed_id, "ST 1", self._claims(), self.rng.random() < 0.5
-        )
+        if self.rng.random() < 0.3:
+            return feed_acts.LocateRemittance(first.payment_key, self.rng.choice([None, *self.locations]))
+        return feed_acts.ApplyRemittance(first.payment_key, self.feed_id, "ST 1", self._claims())
 
     # -- pieces ------------------------------------------------------------------------------------------------
 

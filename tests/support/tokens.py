@@ -24,6 +24,11 @@ class TokenMaker:
         self._key = ECKey.generate_key("P-256", {"alg": ALGORITHM, "use": "sig", "kid": uuid4().hex})
 
     @property
+    def key(self) -> ECKey:
+        """The private key, for tests that forge."""
+        return self._key
+
+    @property
     def verifier(self) -> TokenVerifier:
         return TokenVerifier(KeyCache(self.jwks), issuer=ISSUER, audience=AUDIENCE)
 

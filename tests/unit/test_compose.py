@@ -65,7 +65,8 @@ def test_the_example_names_every_secret_and_holds_none() -> None:
     required = set(re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "docker-compose.yml").read_text()))
     assert required == set(SECRETS)
     optional = set(re.findall(r"\$\{([A-Z_]+):-", (ROOT / "docker-compose.yml").read_text()))
-    assert optional == {"VERSION", "LOG_LEVEL", "PROXY_BIND", "PROXY_PORT"}
+    oidc = {"OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"}
+    assert optional == {"VERSION", "LOG_LEVEL", "PROXY_BIND", "PROXY_PORT", "PUBLIC_URL", *oidc}
     assert not re.search(r"^[A-Z_]+=\S", EXAMPLE, re.MULTILINE)
 
 
@@ -130,6 +131,8 @@ def test_a_service_knows_its_own_database_only(services: dict[str, Any]) -> None
         assert urls == {key: f"postgresql://{owner}:value-of-{owner.upper()}_DB_PASSWORD@postgres:5432/{owner}"}
     holders = {name for name, service in services.items() if "OPERATOR_PASSWORD" in service.get("environment", {})}
     assert holders == {"identity"}
+    sealing = {name for name, service in services.items() if "IDENTITY_SECRETS_KEY" in service.get("environment", {})}
+    assert sealing == {"identity", "identity-relay", "identity-migrate"}
 
 
 def test_only_the_proxy_is_open_to_the_world(config: dict[str, Any], services: dict[str, Any]) -> None:

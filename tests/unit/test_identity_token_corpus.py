@@ -161,8 +161,8 @@ def claims_corpus() -> dict[str, str]:
     changed: dict[str, dict[str, Any]] = {
         "expired": {"exp": now - 1},
         "expired just now": {"exp": now},
-        "nbf in the future": {"nbf": now + 60},
-        "iat in the future": {"iat": now + 60},
+        "nbf in the future": {"nbf": now + 86_400},
+        "iat in the future": {"iat": now + 86_400},
         "iss other": {"iss": "https://evil.example"},
         "iss with a slash": {"iss": "billing-identity/"},
         "aud other": {"aud": "payroll"},

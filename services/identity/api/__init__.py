@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.identity.api import clients, companies, me, records, roles, tokens, users
+from services.identity.api import (
+    clients,
+    companies,
+    factors,
+    me,
+    oidc,
+    passkeys,
+    records,
+    roles,
+    sessions,
+    tokens,
+    users,
+)
 from shared.web import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *tokens.ENDPOINTS,
+    *passkeys.ENDPOINTS,
+    *oidc.ENDPOINTS,
     *me.ENDPOINTS,
+    *factors.ENDPOINTS,
+    *sessions.ENDPOINTS,
     *companies.ENDPOINTS,
     *users.ENDPOINTS,
     *roles.ENDPOINTS,

@@ -12,10 +12,15 @@ from aiohttp import web
 from services.identity.documents import Document, Page
 from services.identity.service.clients import Clients
 from services.identity.service.companies import Companies
+from services.identity.service.external import ExternalSignIn
+from services.identity.service.factors import SecondFactors
+from services.identity.service.passkeys import Passkeys
+from services.identity.service.passwords import Passwords
+from services.identity.service.sessions import Sessions
 from services.identity.service.sign_in import SignIn
 from services.identity.service.users import Users
 from services.identity.service.views import Views
-from services.identity.tokens import Issuer
+from shared.access.principal import Guard
 from shared.access.tokens import TokenVerifier
 from shared.config import Config
 from shared.web import Call, json_response
@@ -26,9 +31,13 @@ class Services:
     """Everything a handler can ask for."""
 
     config: Config
-    issuer: Issuer
     verifier: TokenVerifier
     sign_in: SignIn
+    passkeys: Passkeys
+    external: ExternalSignIn
+    factors: SecondFactors
+    passwords: Passwords
+    sessions: Sessions
     companies: Companies
     users: Users
     clients: Clients
@@ -40,6 +49,21 @@ SERVICES: Final = web.AppKey("services", Services)
 
 def services(call: Call) -> Services:
     return call.app[SERVICES]
+
+
+PERSON: Final = Guard(member=True, operator=True)
+"""Whoever signs in as a person."""
+ENROLLING: Final = Guard(member=True, operator=True, enrolment=True)
+"""The same, and who has yet to enrol the second factor that his company requires."""
+
+
+def address(call: Call) -> str:
+    """Where a request comes from, as far as we know. The proxy in front puts the address that it sees last."""
+    if services(call).config.behind_proxy:
+        named = call.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        if named:
+            return named
+    return call.request.remote or ""
 
 
 class HasId(Protocol):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_plus
 
 from aiohttp import web
 
-from services.identity.api.common import services
+from services.identity.api.common import address, services
+from services.identity.api.oauth import oauth_errors, token_answer
 from services.identity.documents import TokenDocument
-from services.identity.service.sign_in import OAuthError, Tokens, wrong_client
+from services.identity.service.issuing import OAuthError
+from services.identity.service.sign_in import wrong_client
 from shared.access.principal import PUBLIC, Principal
 from shared.errors import Forbidden
 from shared.web import Call, Endpoint, json_response
@@ -20,32 +21,16 @@ from shared.web.app import authenticate
 
 _FORM: Final = ("application/x-www-form-urlencoded",)
 _MAX_FIELDS: Final = 20
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
-def _oauth_errors(handler: Handler) -> Handler:
-    """Answers errors in the form that RFC 6749 section 5.2 gives to these routes."""
-
-    @wraps(handler)
-    async def answer(call: Call) -> web.StreamResponse:
-        try:
-            return await handler(call)
-        except OAuthError as error:
-            headers = {"WWW-Authenticate": 'Basic realm="billing"'} if error.status == 401 else {}
-            body = {"error": error.error, "error_description": error.description}
-            return json_response(body, error.status, headers)
-
-    return answer
-
-
-@_oauth_errors
+@oauth_errors
 async def _token(call: Call) -> web.StreamResponse:
     form = await _read_form(call)
     grant = _required(form, "grant_type")
     sign_in, company = services(call).sign_in, form.get("company_id")
     if grant == "password":
         name, password = _required(form, "username"), _required(form, "password")
-        tokens = await sign_in.by_password(name, password, company, call.request.remote or "")
+        tokens = await sign_in.by_password(name, password, form.get("otp"), company, address(call))
     elif grant == "refresh_token":
         tokens = await sign_in.by_refresh_token(_required(form, "refresh_token"), company)
     elif grant == "client_credentials":
@@ -55,23 +40,16 @@ async def _token(call: Call) -> web.StreamResponse:
         tokens = await sign_in.by_client(*credentials, company)
     else:
         raise OAuthError("unsupported_grant_type", "Use password, refresh_token or client_credentials")
-    return _answer(tokens)
+    return token_answer(tokens)
 
 
-def _answer(tokens: Tokens) -> web.Response:
-    facts = TokenDocument.model_validate(tokens).model_dump(mode="json")
-    if facts["refresh_token"] is None:
-        del facts["refresh_token"]
-    return json_response(facts)
-
-
-@_oauth_errors
+@oauth_errors
 async def _revoke(call: Call) -> web.StreamResponse:
     await services(call).sign_in.revoke(_required(await _read_form(call), "token"))
     return web.Response()
 
 
-@_oauth_errors
+@oauth_errors
 async def _introspect(call: Call) -> web.StreamResponse:
     form = await _read_form(call)
     asker, sees_all = await _introspecting_client(call, form)

@@ -10,9 +10,12 @@ import asyncpg
 
 from services.identity.domain import Client, User, nfkc
 from services.identity.passwords import Hasher
+from services.identity.sealing import Sealer
 from services.identity.service.acts import Act, administration
-from services.identity.store import clients, sessions, users
-from services.identity.tokens import new_signing_key, secret_hash
+from services.identity.service.factors import seal_again
+from services.identity.service.keys import ensure_keys
+from services.identity.store import clients, factors, sessions, users
+from services.identity.tokens import secret_hash
 from shared.access.policy import OPERATOR
 from shared.ids import uuid7
 
@@ -22,6 +25,7 @@ INTERNAL: Final = "internal"
 async def bootstrap(
     pool: asyncpg.Pool,
     hasher: Hasher,
+    sealer: Sealer,
     *,
     operator_password: str | None,
     internal_secret: str | None,
@@ -31,9 +35,8 @@ async def bootstrap(
     which happens once: when none is configured and there is no operator yet."""
     generated = None
     async with administration(pool) as act:
-        if not await clients.signing_keys(act.connection):
-            await clients.insert_key(act.connection, new_signing_key(), "active")
-            await clients.insert_key(act.connection, new_signing_key(), "next")
+        await ensure_keys(act, sealer)
+        await seal_again(act, sealer)
         if internal_secret is not None:
             client = Client(uuid7(), INTERNAL, INTERNAL, INTERNAL)
             await clients.save_client(act.connection, client, secret_hash(internal_secret))
@@ -49,13 +52,16 @@ async def bootstrap(
         say(f"The password of the user `{OPERATOR}`, shown this once: {generated}")
 
 
-async def rotate_keys(pool: asyncpg.Pool) -> None:
-    """The next key, which every verifier knows by now, becomes the active one, and a new next one is published. The
-    old one still verifies what it signed and is forgotten by the rotation after the next hour."""
+async def reset_mfa(pool: asyncpg.Pool, user_name: str) -> bool:
+    """For the operator, whom nobody administers, and for whoever is the last administrator; False for no such user."""
     async with administration(pool) as act:
-        await clients.advance_keys(act.connection)
-        await clients.insert_key(act.connection, new_signing_key(), "next")
-        await act.audit("keys_rotated", None)
+        found = await users.user_by_name(act.connection, user_name)
+        if found is None:
+            return False
+        await factors.remove_all(act.connection, found[0].id)
+        await sessions.end_sessions(act.connection, found[0].id)
+        await act.audit("mfa_reset", found[0].id, found[0].company_ids)
+    return True
 
 
 async def _create_operator(act: Act, password_hash: str) -> None:

@@ -1,4 +1,4 @@
-"""Getting tokens (RFC 6749): by password, by refresh token, by a client's secret; and ending sessions (RFC 7009).
+"""Getting tokens (RFC 6749): by password and code, by refresh token, by a client's secret; ending sessions (RFC 7009).
 
 Refresh tokens are used once. A second use means that two parties hold the token, so the whole family ends (RFC 9700
 4.14.2). Rights are read again at each refresh (U12).
@@ -6,50 +6,32 @@ Refresh tokens are used once. A second use means that two parties hold the token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
 from services.identity.domain import TYPED_PASSWORD, Client, User, nfkc
 from services.identity.passwords import Hasher
 from services.identity.service.acts import Act
-from services.identity.service.throttle import Throttle
-from services.identity.store import clients, companies, sessions, users
-from services.identity.store.sessions import RefreshToken
-from services.identity.tokens import Claims, Issuer, new_secret, secret_hash
-from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT, OPERATOR
+from services.identity.service.factors import accept_code
+from services.identity.service.issuing import (
+    PASSWORD,
+    PASSWORD_AND_CODE,
+    OAuthError,
+    SessionIssuer,
+    Tokens,
+    mfa_required,
+    no_such_company,
+    wrong_credentials,
+)
+from services.identity.service.throttle import Attempt, Throttle, account_name
+from services.identity.store import clients, companies, factors, sessions, users
+from services.identity.tokens import Claims, secret_hash
+from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT
 from shared.access.principal import Principal
 from shared.access.tokens import TokenVerifier
 from shared.db import Connection, acquire
-from shared.errors import Unauthenticated
-
-CONSOLE: Final = "console"
-"""`client_id` of tokens that a person got by password: the product's own console and tools."""
-_IDLE: Final = timedelta(hours=1)
-_LONGEST: Final = timedelta(hours=12)
-"""A session ends when nobody refreshed it for an hour (45 CFR 164.312(a)(2)(iii)), and after a working day anyway."""
-
-
-class OAuthError(Exception):
-    """An error answer of RFC 6749 section 5.2."""
-
-    def __init__(self, error: str, description: str, status: int = 400) -> None:
-        super().__init__(error)
-        self.error = error
-        self.description = description
-        self.status = status
-
-
-def _wrong_credentials() -> OAuthError:
-    return OAuthError("invalid_grant", "The user name or password is not right, or the account cannot be used")
-
-
-def _no_such_company() -> OAuthError:
-    """D11: one answer for a company that is absent, closed or another's."""
-    return OAuthError("invalid_grant", "The company is not available to this account")
+from shared.errors import Unauthenticated, Unavailable
 
 
 def _wrong_token() -> OAuthError:
@@ -60,49 +42,65 @@ def wrong_client() -> OAuthError:
     return OAuthError("invalid_client", "The client id or secret is not right", status=401)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What the token endpoint answers."""
-
-    access_token: str
-    expires_in: int
-    company_id: UUID | None
-    refresh_token: str | None = None
-    token_type: str = "Bearer"  # noqa: S105
-
-
 class SignIn:
     """Every method raises OAuthError; those that verify a password also TooManyRequests and Unavailable."""
 
-    def __init__(self, pool: asyncpg.Pool, hasher: Hasher, issuer: Issuer, verifier: TokenVerifier) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, hasher: Hasher, issuing: SessionIssuer, verifier: TokenVerifier, throttle: Throttle
+    ) -> None:
         self._pool = pool
         self._hasher = hasher
-        self._issuer = issuer
+        self._issuing = issuing
         self._verifier = verifier
-        self._throttle = Throttle(pool)
+        self._throttle = throttle
 
-    async def by_password(self, user_name: str, password: str, company: str | None, address: str) -> Tokens:
-        """Unknown user, wrong password and unusable account give one answer and take as long."""
-        name = nfkc(user_name).casefold().replace("\0", "")[:200]
+    async def by_password(
+        self, user_name: str, password: str, otp: str | None, company: str | None, address: str
+    ) -> Tokens:
+        """Unknown user, wrong password, wrong code and unusable account give one answer; the first two take as long.
+        A code that is missing is asked for (`mfa_required`), which only the right password brings to light."""
+        name = account_name(user_name)
         async with self._throttle.attempt(name, address) as attempt:
             async with acquire(self._pool) as connection:
                 user, encoded = await users.user_by_name(connection, name) or (None, None)
             right = await self._right_password(encoded, password)
             if user is not None and user.active and right:
-                attempt.succeeded()
+                await self._ask_for_code(user, otp, attempt)
+        if attempt.undecided:
+            raise mfa_required()
         if user is None or not attempt.right:
             await self._audit(user, "sign_in_failed")
-            raise _wrong_credentials()
+            raise wrong_credentials()
         async with acquire(self._pool) as connection, connection.transaction():
             # Read again under a lock: a password changed this instant must not leave a session behind.
             locked = await users.user_for_share(connection, user.id)
             if locked is None or not locked[0].active or locked[1] != encoded:
-                raise _wrong_credentials()
-            user = locked[0]
-            company_id = await _company_of(connection, user, company)
-            tokens = await self._tokens(connection, user, company_id, uuid4(), datetime.now(UTC) + _LONGEST)
-            await Act(connection, user.id, user.user_name).audit("sign_in", user.id, [company_id] if company_id else [])
+                raise wrong_credentials()
+            has_factor = (await factors.factors(connection, user.id)).any
+            methods = PASSWORD_AND_CODE if attempt.coded else PASSWORD
+            tokens = await self._issuing.open(connection, locked[0], company, methods, has_factor=has_factor)
+        await self._strengthen(user, encoded, password)
         return tokens
+
+    async def _ask_for_code(self, user: User, otp: str | None, attempt: Attempt) -> None:
+        """Decide an attempt whose password is right."""
+        async with acquire(self._pool) as connection:
+            if not (await factors.factors(connection, user.id)).any:
+                attempt.succeeded()
+            elif otp is None:
+                attempt.left_open()
+            elif await accept_code(connection, self._issuing.sealer, user, otp):
+                attempt.succeeded(coded=True)
+
+    async def _strengthen(self, user: User, encoded: str | None, password: str) -> None:
+        """A hash made with weaker parameters is made again, now that the password is known."""
+        if encoded is not None and self._hasher.is_weak(encoded):
+            try:
+                stronger = await self._hasher.hash(nfkc(password))
+            except Unavailable:
+                return  # Another time.
+            async with acquire(self._pool) as connection:
+                await users.replace_hash(connection, user.id, encoded, stronger)
 
     async def by_refresh_token(self, token: str, company: str | None) -> Tokens:
         """The next pair, for the same company or another of the user's. A refused company leaves the token good."""
@@ -112,13 +110,12 @@ class SignIn:
             # The user first and the token second, the order in which a change of password locks them.
             user, _ = (await users.user_for_share(connection, user_id) if user_id else None) or (None, None)
             known = await sessions.refresh_token_for_update(connection, digest)
-            if known is None or user is None or not user.active or known.expires_at <= datetime.now(UTC):
+            if known is None or user is None:
                 raise _wrong_token()
             if not known.used:
-                wanted = company or (str(known.company_id) if known.company_id else None)
-                company_id = await _company_of(connection, user, wanted)
-                await sessions.mark_used(connection, digest)
-                return await self._tokens(connection, user, company_id, known.family, known.family_expires_at)
+                if not user.active or self._issuing.ended(known):
+                    raise _wrong_token()
+                return await self._issuing.renew(connection, user, known, company)
             await sessions.end_family(connection, known.family)
         # Only now, after the commit: raised above, it would undo the end of the family.
         await self._audit(user, "refresh_token_reused")
@@ -139,8 +136,7 @@ class SignIn:
                 locations="*",
                 authz_version=client.version,
             )
-            key = await clients.active_key(connection)
-        return Tokens(self._issuer.sign(key, claims), self._issuer.seconds, company_id)
+            return await self._issuing.for_machine(connection, claims)
 
     async def known_client(self, client_id: str, secret: str) -> Client:
         """The client that proves its identity."""
@@ -179,7 +175,7 @@ class SignIn:
             else:
                 user = await users.user(connection, principal.subject)
                 good = user is not None and user.active and user.authz_version == principal.authz_version
-                good = good and await sessions.session_is_open(connection, UUID(principal.token_id))
+                good = good and await sessions.session_of(connection, UUID(principal.token_id)) is not None
         return principal if good else None
 
     async def _right_password(self, encoded: str | None, password: str) -> bool:
@@ -187,27 +183,6 @@ class SignIn:
         if len(password) > TYPED_PASSWORD:
             return False
         return await self._hasher.verify(encoded, nfkc(password))
-
-    async def _tokens(
-        self, connection: Connection, user: User, company_id: UUID | None, family: UUID, ends: datetime
-    ) -> Tokens:
-        claims = Claims(
-            subject=user.id,
-            client_id=CONSOLE,
-            user_name=user.user_name,
-            user_type=user.user_type,
-            role=user.role,
-            affiliation=user.affiliation,
-            company_id=company_id,
-            locations=user.claimed_locations(company_id),
-            authz_version=user.authz_version,
-        )
-        token_id, secret = uuid4(), new_secret()
-        access_token = self._issuer.sign(await clients.active_key(connection), claims, token_id)
-        until = min(datetime.now(UTC) + _IDLE, ends)
-        row = RefreshToken(secret_hash(secret), family, user.id, company_id, token_id, False, until, ends)
-        await sessions.insert_refresh_token(connection, row)
-        return Tokens(access_token, self._issuer.seconds, company_id, secret)
 
     async def _audit(self, user: User | None, action: str) -> None:
         """Also for a name that nobody has, which may be a password typed in the wrong field: it is not kept."""
@@ -226,22 +201,6 @@ async def _client(connection: Connection, client_id: str, secret: str) -> Client
     return found
 
 
-async def _company_of(connection: Connection, user: User, wanted: str | None) -> UUID | None:
-    """The company a token is for: the one asked for, else the default (U6), else the first that is open."""
-    if user.role == OPERATOR:
-        if wanted is not None:
-            raise _no_such_company()
-        return None
-    mine = {str(c.id): c.id for c in (await companies.companies(connection, user.company_ids)).values() if c.active}
-    if wanted is not None:
-        if wanted.lower() not in mine:
-            raise _no_such_company()
-        return mine[wanted.lower()]
-    if not mine:
-        raise _wrong_credentials()
-    return mine.get(str(user.default_company_id)) or next(iter(mine.values()))
-
-
 async def _company_of_client(connection: Connection, client: Client, wanted: str | None) -> UUID | None:
     """An internal client may name any company or none; an EMR client one of its own, when it has several."""
     if client.kind == "internal" and wanted is None:
@@ -250,7 +209,7 @@ async def _company_of_client(connection: Connection, client: Client, wanted: str
     mine = {str(c.id): c.id for c in (await companies.companies(connection, ids)).values() if c.active}
     if wanted is not None:
         if wanted.lower() not in mine:
-            raise _no_such_company()
+            raise no_such_company()
         return mine[wanted.lower()]
     if len(mine) != 1:
         raise OAuthError("invalid_request", "company_id: this client has several companies, name one")
@@ -261,4 +220,4 @@ def _uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _no_such_company() from None
+        raise no_such_company() from None

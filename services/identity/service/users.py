@@ -14,7 +14,7 @@ from services.identity.domain import CUSTOMER, Company, Editor, Location, User
 from services.identity.passwords import Hasher, common_passwords
 from services.identity.service.acts import Act, administration, changed_fields, current_editor
 from services.identity.store import companies as company_store
-from services.identity.store import sessions
+from services.identity.store import factors, sessions
 from services.identity.store import users as store
 from shared.access.policy import OPERATOR
 from shared.access.principal import Principal
@@ -50,13 +50,13 @@ class Users:
     async def get(self, caller: Principal, user_id: UUID) -> User:
         async with acquire(self._pool) as connection:
             editor = await current_editor(connection, caller)
-            return editor.sees(await _member(connection, editor, user_id))
+            return editor.sees(await member(connection, editor, user_id))
 
     async def access(self, caller: Principal, user_id: UUID, preview_role: str | None) -> Access:
         """What the user has, and what another role would change. Raises NotFound, Invalid for an unknown role."""
         async with acquire(self._pool) as connection:
             editor = await current_editor(connection, caller)
-            whole = await _member(connection, editor, user_id)
+            whole = await member(connection, editor, user_id)
             user = editor.sees(whole)
             companies = await company_store.companies(connection, user.company_ids)
             locations = await company_store.locations(connection, user.emr_location_ids)
@@ -95,7 +95,7 @@ class Users:
         location_ids = given.pop("emr_location_ids", None)
         async with administration(self._pool, caller) as act:
             editor = await current_editor(act.connection, caller)
-            before = await _member(act.connection, editor, user_id)
+            before = await member(act.connection, editor, user_id)
             after = _changed(editor, before, given)
             new_password = encoded is not None
             after = await _checked(act.connection, editor, before, after, location_ids, new_password=new_password)
@@ -107,6 +107,7 @@ class Users:
                 await act.publish_user(after)
             if encoded is not None:
                 await store.set_password(act.connection, user_id, encoded)
+                await factors.drop_reset(act.connection, user_id)
             if encoded is not None or not after.active:
                 await sessions.end_sessions(act.connection, user_id)
             await _audit_change(act, before, after, encoded is not None)
@@ -180,7 +181,7 @@ def _service_types(companies: Mapping[UUID, Company]) -> dict[UUID, str]:
     return {company.id: company.service_type for company in companies.values()}
 
 
-async def _member(connection: Connection, editor: Editor, user_id: UUID) -> User:
+async def member(connection: Connection, editor: Editor, user_id: UUID) -> User:
     """A user of the editor's active company; for the operator any user. The operator himself is nobody's to change."""
     found = await store.user(connection, user_id)
     if found is None or found.role == OPERATOR:

@@ -11,9 +11,9 @@ import asyncpg
 
 from services.identity.domain import Company, Location, User
 from services.identity.service.acts import current_user
-from services.identity.store import clients, companies, log
+from services.identity.service.keys import jwks
+from services.identity.store import companies, log
 from services.identity.store.log import AuditEntry
-from services.identity.tokens import public_keys
 from shared.access.principal import Principal
 from shared.db import acquire
 
@@ -56,4 +56,4 @@ class Views:
 
     async def public_keys(self) -> dict[str, Any]:
         async with acquire(self._pool) as connection:
-            return public_keys(await clients.signing_keys(connection))
+            return await jwks(connection)

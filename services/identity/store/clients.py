@@ -1,4 +1,4 @@
-"""Machine clients and signing keys."""
+"""Machine clients."""
 
 # ruff: noqa: S608 -- what is put into statements is this module's own list of columns
 
@@ -9,7 +9,6 @@ from typing import Final
 from uuid import UUID
 
 from services.identity.domain import Client
-from services.identity.tokens import SigningKey
 from shared.db import Connection, Record
 
 _COLUMNS: Final = "id, client_id, name, kind, company_ids, sources, active, version"
@@ -71,31 +70,3 @@ async def save_client(connection: Connection, client: Client, secret_hash: bytes
         client.version,
         secret_hash,
     )
-
-
-async def signing_keys(connection: Connection) -> list[SigningKey]:
-    """Every key that verifiers should know: the next one, the active one, and retired ones not yet forgotten."""
-    rows = await connection.fetch("select kid, private_jwk from signing_key order by changed_at, kid")
-    return [SigningKey(row["kid"], row["private_jwk"]) for row in rows]
-
-
-async def active_key(connection: Connection) -> SigningKey:
-    row = await connection.fetchrow("select kid, private_jwk from signing_key where state = 'active'")
-    if row is None:
-        raise RuntimeError("there is no active signing key: the service has not been started on this database")
-    return SigningKey(row["kid"], row["private_jwk"])
-
-
-async def insert_key(connection: Connection, key: SigningKey, state: str) -> None:
-    await connection.execute(
-        "insert into signing_key (kid, private_jwk, state) values ($1, $2, $3)", key.kid, key.private_jwk, state
-    )
-
-
-async def advance_keys(connection: Connection) -> None:
-    """Active becomes retired, next becomes active; retired ones whose tokens have long ended are forgotten."""
-    await connection.execute(
-        "delete from signing_key where state = 'retired' and changed_at < now() - interval '1 hour'"
-    )
-    await connection.execute("update signing_key set state = 'retired', changed_at = now() where state = 'active'")
-    await connection.execute("update signing_key set state = 'active', changed_at = now() where state = 'next'")

@@ -11,7 +11,7 @@ from uuid import UUID
 from services.identity.domain import Company, Location, LocationGrant
 from shared.db import Connection, Record
 
-_COMPANY: Final = "id, code, name, service_type, time_zone, close_policy, npis, active, version"
+_COMPANY: Final = "id, code, name, service_type, time_zone, close_policy, npis, active, version, mfa_required"
 _LOCATION: Final = "company_id, id, code, name, emr_location_id, active, version"
 
 
@@ -25,7 +25,7 @@ def _location(row: Record) -> Location:
 
 async def insert_company(connection: Connection, company: Company) -> None:
     await connection.execute(
-        f"insert into company ({_COMPANY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        f"insert into company ({_COMPANY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         company.id,
         company.code,
         company.name,
@@ -35,13 +35,14 @@ async def insert_company(connection: Connection, company: Company) -> None:
         company.npis,
         company.active,
         company.version,
+        company.mfa_required,
     )
 
 
 async def update_company(connection: Connection, company: Company) -> None:
     await connection.execute(
         "update company set code = $2, name = $3, service_type = $4, time_zone = $5, close_policy = $6, npis = $7,"
-        " active = $8, version = $9 where id = $1",
+        " active = $8, version = $9, mfa_required = $10 where id = $1",
         company.id,
         company.code,
         company.name,
@@ -51,6 +52,7 @@ async def update_company(connection: Connection, company: Company) -> None:
         company.npis,
         company.active,
         company.version,
+        company.mfa_required,
     )
 
 

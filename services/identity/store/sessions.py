@@ -1,22 +1,26 @@
-"""Refresh tokens, and the count of failed sign-ins."""
+"""Sessions: families of refresh tokens, of which one row a session is unused and says how it stands."""
 
 # ruff: noqa: S608 -- what is put into statements is this module's own list of columns
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from shared.db import Connection
+from shared.db import Connection, Record
 
-_COLUMNS: Final = "token_hash, family, user_id, company_id, access_token_id, used, expires_at, family_expires_at"
+_COLUMNS: Final = (
+    "token_hash, family, user_id, company_id, access_token_id, used, expires_at, family_expires_at, started_at,"
+    " issued_at, methods"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """A refresh token as stored. `access_token_id` is the `jti` of the access token that came with it."""
+    """A refresh token as stored. `family` is the session, `access_token_id` the `jti` of the access token that came
+    with it, `methods` how its user proved himself (RFC 8176)."""
 
     token_hash: bytes
     family: UUID
@@ -26,6 +30,18 @@ class RefreshToken:
     used: bool
     expires_at: datetime
     family_expires_at: datetime
+    started_at: datetime
+    issued_at: datetime
+    methods: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> UUID:
+        """The session's."""
+        return self.family
+
+
+def _token(row: Record) -> RefreshToken:
+    return RefreshToken(**{**row, "methods": tuple(row["methods"])})
 
 
 async def owner(connection: Connection, token_hash: bytes) -> UUID | None:
@@ -40,12 +56,12 @@ async def refresh_token_for_update(connection: Connection, token_hash: bytes) ->
     row = await connection.fetchrow(
         f"select {_COLUMNS} from refresh_token where token_hash = $1 for update", token_hash
     )
-    return RefreshToken(**row) if row else None
+    return _token(row) if row else None
 
 
 async def insert_refresh_token(connection: Connection, token: RefreshToken) -> None:
     await connection.execute(
-        f"insert into refresh_token ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        f"insert into refresh_token ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         token.token_hash,
         token.family,
         token.user_id,
@@ -54,6 +70,9 @@ async def insert_refresh_token(connection: Connection, token: RefreshToken) -> N
         token.used,
         token.expires_at,
         token.family_expires_at,
+        token.started_at,
+        token.issued_at,
+        token.methods,
     )
 
 
@@ -73,62 +92,44 @@ async def end_family_of_access_token(connection: Connection, access_token_id: UU
     return family is not None
 
 
-async def session_is_open(connection: Connection, access_token_id: UUID) -> bool:
-    found: bool = await connection.fetchval(
-        "select exists (select from refresh_token where access_token_id = $1)", access_token_id
+async def session_of(connection: Connection, access_token_id: UUID) -> RefreshToken | None:
+    """The row of the session that an access token belongs to, as long as it is open."""
+    row = await connection.fetchrow(
+        f"select {_COLUMNS} from refresh_token where access_token_id = $1 and family_expires_at > clock_timestamp()",
+        access_token_id,
     )
-    return found
+    return _token(row) if row else None
 
 
-async def end_sessions(connection: Connection, user_id: UUID) -> None:
-    """End every session of a user: after a new password, or when he is deactivated."""
-    await connection.execute("delete from refresh_token where user_id = $1", user_id)
-
-
-async def forget_old(connection: Connection) -> None:
-    """Drop what has no meaning any more. Cheap: both are index ranges that are usually empty."""
-    await connection.execute("delete from refresh_token where family_expires_at < now()")
-    await connection.execute("delete from login_failure where failed_at < now() - interval '1 day'")
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """How failures are held against somebody: the first `free` cost nothing, the next ones block for 1, 2, 4...
-    seconds, never longer than `longest`, and all are forgotten after `forget` without one."""
-
-    free: int
-    longest: timedelta
-    forget: timedelta
-
-
-async def blocked_for(connection: Connection, subjects: list[str]) -> timedelta | None:
-    """How long sign-ins of any of the subjects are still refused."""
-    left: timedelta | None = await connection.fetchval(
-        "select max(blocked_until) - clock_timestamp() from login_failure"
-        " where subject = any($1::text[]) and blocked_until > clock_timestamp()",
-        subjects,
+async def list_sessions(connection: Connection, user_id: UUID, limit: int) -> list[RefreshToken]:
+    """The open sessions of a user, newest first, each by its unused row."""
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from refresh_token where user_id = $1 and not used and expires_at > clock_timestamp()"
+        " order by started_at desc, family limit $2",
+        user_id,
+        limit,
     )
-    return left
+    return [_token(row) for row in rows]
 
 
-async def record_failure(connection: Connection, subject: str, limit: Limit) -> None:
-    """Count a failure: a guesser slows down, an owner is never locked out for good."""
+async def end_session(connection: Connection, user_id: UUID, family: UUID) -> bool:
+    """End one session of a user; False when he has no such session."""
+    done = await connection.execute("delete from refresh_token where user_id = $1 and family = $2", user_id, family)
+    return done != "DELETE 0"
+
+
+async def end_sessions(connection: Connection, user_id: UUID, *, but: UUID | None = None) -> None:
+    """End every session of a user except one: after a new password, or when he is deactivated."""
     await connection.execute(
-        "insert into login_failure as f (subject, failures, failed_at, blocked_until)"
-        " values ($1, 1, clock_timestamp(), clock_timestamp()) on conflict (subject) do update set"
-        " failures = case when f.failed_at < clock_timestamp() - $4::interval then 1 else f.failures + 1 end,"
-        " failed_at = clock_timestamp(),"
-        " blocked_until = case when f.failed_at < clock_timestamp() - $4::interval or f.failures < $2::integer"
-        "  then clock_timestamp()"
-        "  else clock_timestamp()"
-        "   + least($3::interval, interval '1 second' * power(2, least(f.failures - $2, 20))) end",
-        subject,
-        limit.free,
-        limit.longest,
-        limit.forget,
+        "delete from refresh_token where user_id = $1 and family is distinct from $2::uuid", user_id, but
     )
 
 
-async def forgive(connection: Connection, subject: str) -> None:
-    """After a success there is nothing to hold against the account."""
-    await connection.execute("delete from login_failure where subject = $1", subject)
+async def set_methods(connection: Connection, family: UUID, methods: tuple[str, ...]) -> None:
+    """The user has proved more of himself since the session began."""
+    await connection.execute("update refresh_token set methods = $2 where family = $1", family, methods)
+
+
+async def forget_ended(connection: Connection) -> None:
+    """Drop sessions that have ended. Cheap: an index range that is usually empty."""
+    await connection.execute("delete from refresh_token where family_expires_at < clock_timestamp()")

@@ -139,6 +139,13 @@ async def set_password(connection: Connection, user_id: UUID, password_hash: str
     await connection.execute("update app_user set password_hash = $2 where id = $1", user_id, password_hash)
 
 
+async def replace_hash(connection: Connection, user_id: UUID, old: str, new: str) -> None:
+    """Another hash of the same password, unless the password has changed meanwhile."""
+    await connection.execute(
+        "update app_user set password_hash = $3 where id = $1 and password_hash = $2", user_id, old, new
+    )
+
+
 async def companies_with_other_administrators(
     connection: Connection, company_ids: Iterable[UUID], roles: Sequence[str], except_user: UUID
 ) -> set[UUID]:

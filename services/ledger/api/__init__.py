@@ -1,11 +1,15 @@
 """The ledger's endpoints, by subject. `ENDPOINTS` is the whole surface, in the order of the documentation."""
 
 from services.ledger.api import (
+    acknowledgements,
     batches,
     charges,
+    claims,
+    csvfiles,
     events,
     exceptions,
     feeds,
+    fhir,
     hl7,
     mappings,
     parties,
@@ -19,9 +23,13 @@ ENDPOINTS = (
     *payments.ENDPOINTS,
     *batches.ENDPOINTS,
     *feeds.ENDPOINTS,
+    *acknowledgements.ENDPOINTS,
     *exceptions.ENDPOINTS,
+    *claims.ENDPOINTS,
     *mappings.ENDPOINTS,
     *reconciliation.ENDPOINTS,
     *hl7.ENDPOINTS,
+    *fhir.ENDPOINTS,
+    *csvfiles.ENDPOINTS,
     *events.ENDPOINTS,
 )

@@ -12,41 +12,43 @@ from aiohttp import web
 
 from services.ledger import wire
 from services.ledger.api.common import IN_MEMORY_BYTES, LEDGER, ledger, whole
-from services.ledger.feeds import emr, intake, mappings, remittances
+from services.ledger.feeds import emr, files, intake, mappings
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
+from services.ledger.feeds.files import Arrival, Reading
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import PIECE, pieces, stored
-from services.ledger.feeds.x12.reader import X12Unreadable
+from services.ledger.feeds.stored import PIECE, pieces
 from shared.access.principal import Guard
 from shared.errors import Invalid, PayloadTooLarge
 from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 from shared.web.bodies import load_json
 
-_MAX_BYTES = 2 << 30
 _MAX_EVENTS = 10_000
 _RESUME_SECONDS = 30.0
-_UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
+UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
 READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
 log = structlog.get_logger("feeds")
 
 
 async def x12(call: Call) -> web.Response:
+    return await upload(call, files.X12)
+
+
+async def upload(call: Call, reading: Reading) -> web.Response:
     """200 with the finished feed; 202 for a body over 8 MiB, which is worked off in the background."""
+    company_id, sender = call.principal.company, call.principal.client_id
     with tempfile.TemporaryFile() as spool:
         body_hash, size = await _spool(call.request, spool)
-        try:
-            found = await remittances.examine(lambda: pieces(spool))
-        except X12Unreadable as error:
-            raise Invalid(str(error), code="x12_unreadable") from None
-        feed = await _open(call, body_hash, size, spool)
+        post = await reading.examine(lambda: pieces(spool))
+        arrival = Arrival(company_id, "http", sender, body_hash, size, spool)
+        feed = await files.keep(ledger(call), reading, arrival)
         if size > IN_MEMORY_BYTES:
             background: set[asyncio.Task[None]] = call.app[BACKGROUND]
             task = asyncio.create_task(work_off(call.app, feed, call.correlation_id))
             background.add(task)
             task.add_done_callback(background.discard)
             return json_response(await _document(call, feed), 202)
-        await remittances.process(ledger(call), feed, lambda: pieces(spool), call.correlation_id, found)
+        await post(ledger(call), feed, call.correlation_id)
     return json_response(await _document(call, feed))
 
 
@@ -55,10 +57,7 @@ BACKGROUND: web.AppKey[set[asyncio.Task[None]]] = web.AppKey("background", set)
 
 async def work_off(app: web.Application, feed: Feed, correlation_id: str) -> None:
     """Process a stored feed from its raw form: after a 202, or after an interruption."""
-    books = app[LEDGER]
-    async with stored(books.pool, feed.company_id, feed.feed_id) as chunks:
-        found = await remittances.examine(chunks)
-        await remittances.process(books, feed, chunks, correlation_id, found)
+    await files.work_off(app[LEDGER], feed, correlation_id)
     log.info("feed_worked_off", feed_id=str(feed.feed_id))
 
 
@@ -77,7 +76,7 @@ async def take_up_abandoned(app: web.Application) -> None:
     pool = app[LEDGER].pool
     for feed in await intake.abandoned(pool):
         try:
-            if feed.format == "x12" and await intake.is_whole(pool, feed):
+            if feed.format in files.READINGS and await intake.is_whole(pool, feed):
                 await work_off(app, feed, str(uuid7()))
             else:
                 # Its sender got no answer and sends it again; what was posted by then answers as it did.
@@ -90,27 +89,11 @@ async def _spool(request: web.Request, spool: BinaryIO) -> tuple[bytes, int]:
     digest, size = hashlib.sha256(), 0
     async for piece in request.content.iter_chunked(PIECE):
         size += len(piece)
-        if size > _MAX_BYTES:
+        if size > files.MAX_BYTES:
             raise PayloadTooLarge()
         digest.update(piece)
         await asyncio.to_thread(spool.write, piece)
     return digest.digest(), size
-
-
-async def _open(call: Call, body_hash: bytes, size: int, spool: BinaryIO) -> Feed:
-    """The feed's row and raw form; the interrupted feed of the same bytes, if there is one."""
-    pool, company_id = ledger(call).pool, call.principal.company
-    await ledger(call).learn({company_id})
-    feed_id = await intake.unfinished(pool, company_id, body_hash) or uuid7()
-    feed = Feed(company_id, feed_id, "x12", "era")
-    sender = call.principal.client_id
-    await intake.open_feed(pool, feed, channel="http", sender=sender, body_hash=body_hash, byte_count=size)
-    number = 0
-    spool.seek(0)
-    while piece := await asyncio.to_thread(spool.read, PIECE):
-        await intake.add_chunk(pool, feed, number, piece)
-        number += 1
-    return feed
 
 
 async def emr_events(call: Call) -> web.Response:
@@ -191,7 +174,7 @@ ENDPOINTS = (
         "POST",
         "/v1/feeds/x12",
         x12,
-        _UPLOAD,
+        UPLOAD,
         "Send an 835 remittance file",
         raw_types=("application/edi-x12", "application/octet-stream", "text/plain"),
     ),
@@ -199,7 +182,7 @@ ENDPOINTS = (
         "POST",
         "/v1/feeds/emr",
         emr_events,
-        _UPLOAD,
+        UPLOAD,
         "Send EMR payments and charges as CloudEvents",
         raw_types=("application/json", SINGLE, BATCH),
     ),

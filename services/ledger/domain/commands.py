@@ -10,7 +10,14 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.feed_acts import ApplyRemittance, EmrAdjustment, EmrDocument, PostRemittance
+from services.ledger.domain.document_acts import EmrDocuments, PayerPayment
+from services.ledger.domain.feed_acts import (
+    ApplyRemittance,
+    EmrAdjustment,
+    EmrDocument,
+    LocateRemittance,
+    PostRemittance,
+)
 from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.domain.wants import Wants
 
@@ -276,8 +283,11 @@ Act = (
     | DeclareBatch
     | EmrDocument
     | EmrAdjustment
+    | EmrDocuments
+    | PayerPayment
     | PostRemittance
     | ApplyRemittance
+    | LocateRemittance
     | RetryClaim
     | RetryAdjustment
     | EmrTotals

@@ -24,28 +24,50 @@ from shared.ids import uuid7
 
 def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocument) -> dict[str, Any]:
     """Answers `{outcome: posted|ignored|duplicate, reason, document_id}`; raises Invalid for what needs a person."""
-    location = _location(books, act)
-    if location is None or not location.active:
-        raise Invalid.field(
-            "data.emr_clinic_id", "unknown_clinic", "No location of the client's companies has this clinic"
-        )
-    known = books.documents.get((act.source, act.kind, act.external_id))
+    answer = check(books, act)
+    if answer is not None:
+        return answer
+    known = books.documents.get(act.name)
     document_id = known.document_id if known else None
-    if known is not None and (seen := _seen(known, act)) is not None:
-        return {**seen, "document_id": document_id}
-    _check_person(books, act)
     repeats = _repeats(known, act)
     draft: Draft | None = None
     if not repeats:
         change = _payment if act.kind == "payment" else _charge
-        draft, document_id = change(books, journal, command, act, document_id, location.location_id)
+        draft, document_id = change(books, journal, command, act, document_id)
     if draft:
         draft.close()
-    known = FeedDocument(act.external_version, document_id, act.deleted, act.content_hash)
-    books.documents[act.source, act.kind, act.external_id] = known
+    keep(books, journal, act, document_id)
+    if draft:
+        return {"outcome": "posted", "reason": None, "document_id": document_id}
+    if repeats:
+        return {"outcome": "duplicate", "reason": "same_content", "document_id": document_id}
+    return {"outcome": "ignored", "reason": act.withheld or "nothing_to_delete", "document_id": document_id}
+
+
+def check(books: Books, act: EmrDocument) -> dict[str, Any] | None:
+    """Everything that speaks against a state, before anything is changed: raises Invalid for what needs a person,
+    answers what is not above the state that we know, and None for what is to be posted."""
+    location_id = _place(books, act)
+    known = books.documents.get(act.name)
+    document_id = known.document_id if known else None
+    if known is not None and (answer := seen(known, act)) is not None:
+        return {**answer, "document_id": document_id}
+    _check_person(books, act)
+    if document_id is None or _repeats(known, act):
+        return None
+    if act.kind == "charge":
+        _check_charge(books, books.charges[document_id], act, location_id)
+    else:
+        check_payment(books, books.payments[document_id], act)
+    return None
+
+
+def keep(books: Books, journal: Journal, act: EmrDocument, document_id: UUID | None) -> None:
+    """Remember the state as the one that we know."""
+    books.documents[act.name] = FeedDocument(act.external_version, document_id, act.deleted, act.content_hash)
     journal.keep(
         "feed_document",
-        (act.source, act.kind, act.external_id),
+        act.name,
         company_id=books.company_id,
         source=act.source,
         kind=act.kind,
@@ -55,14 +77,9 @@ def emr_document(books: Books, journal: Journal, command: Command, act: EmrDocum
         deleted=act.deleted,
         content_hash=act.content_hash,
     )
-    if draft:
-        return {"outcome": "posted", "reason": None, "document_id": document_id}
-    if repeats:
-        return {"outcome": "duplicate", "reason": "same_content", "document_id": document_id}
-    return {"outcome": "ignored", "reason": act.withheld or "nothing_to_delete", "document_id": document_id}
 
 
-def _seen(known: FeedDocument, act: EmrDocument) -> dict[str, Any] | None:
+def seen(known: FeedDocument, act: EmrDocument) -> dict[str, Any] | None:
     """The answer to a state that is not above the one we know."""
     told, ours = (act.external_version, act.deleted), (known.external_version, known.deleted)
     both_stand = not (act.deleted or known.deleted)
@@ -82,6 +99,16 @@ def _repeats(known: FeedDocument | None, act: EmrDocument) -> bool:
     return known is not None and not (act.replaces or act.deleted or known.deleted)
 
 
+def _place(books: Books, act: EmrDocument) -> UUID | None:
+    """Where the state is booked. One that brings nothing into the books, and names no clinic, needs no place."""
+    location = _location(books, act)
+    if location is not None and location.active:
+        return location.location_id
+    if act.words is None and not act.clinic:
+        return None
+    raise Invalid.field("data.emr_clinic_id", "unknown_clinic", "No location of the client's companies has this clinic")
+
+
 def _location(books: Books, act: EmrDocument) -> Location | None:
     if act.location_id is not None:
         return books.locations.get(act.location_id)
@@ -99,18 +126,17 @@ def _check_person(books: Books, act: EmrDocument) -> None:
 
 
 def _payment(
-    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None, location_id: UUID
+    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None
 ) -> tuple[Draft | None, UUID | None]:
     existing = books.payments[document_id] if document_id else None
     if act.words is None and (existing is None or existing.words.withdrawn):
         return None, document_id
-    if existing:
-        _check_payment(books, existing, act.words["amount_cents"] if act.words else 0)
     draft = _draft(books, journal, command, act)
     if act.words is None:
         words = replace(existing.words, amount_cents=0, withdrawn=True) if existing else None
     else:
-        words = Words(location_id=location_id, patient_id=_patient(books, draft, act.person), **act.words)
+        patient_id = _patient(books, draft, act.person)
+        words = Words(location_id=_place(books, act), patient_id=patient_id, **act.words)
     if existing is None or words is None:
         existing = new_payment(books, draft, command, words, external_id=act.external_id) if words else None
         return draft, existing.payment_id if existing else None
@@ -120,37 +146,37 @@ def _payment(
     return draft, existing.payment_id
 
 
-def _check_payment(books: Books, payment: Payment, amount_cents: int) -> None:
+def check_payment(books: Books, payment: Payment, act: EmrDocument) -> None:
     """Refuse, before anything is drafted, a change that a person has to settle first."""
+    if act.words is None and payment.words.withdrawn:
+        return
     if payment.reversed_by is not None:
         raise Invalid.field("data", "already_reversed", "The payment was reversed by a person")
-    if payment.refunded_cents > amount_cents:
+    if payment.refunded_cents > (act.words["amount_cents"] if act.words else 0):
         raise Invalid.field("data", "already_refunded", "More was refunded than would remain")
     check_can_be_unapplied(books, payment, "data")
 
 
 def _charge(
-    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None, location_id: UUID
+    books: Books, journal: Journal, command: Command, act: EmrDocument, document_id: UUID | None
 ) -> tuple[Draft | None, UUID | None]:
     existing = books.charges[document_id] if document_id else None
     if act.words is None and (existing is None or existing.state == "void"):
         return None, document_id
-    if existing:
-        _check_charge(books, existing, act, location_id)
     draft = _draft(books, journal, command, act)
     if act.words is None:
         if existing:
             set_state(draft, existing, "void")
         return draft, document_id
     patient_id = _patient(books, draft, act.person)
-    words = {"patient_id": patient_id, "location_id": location_id, **act.words}
+    words = {"patient_id": patient_id, "location_id": _place(books, act), **act.words}
     if existing is None:
         charge = Charge(
             charge_id=uuid7(),
             version=draft.version,
             posted_at=books.now,
             source=command.actor.source,
-            external_id=act.external_id,
+            external_id=act.known_as or act.external_id,
             poster_id=command.actor.user_id,
             state="active",
             payer_id=books.patients[patient_id].payer_id,
@@ -169,8 +195,10 @@ def _charge(
     return draft, existing.charge_id
 
 
-def _check_charge(books: Books, charge: Charge, act: EmrDocument, location_id: UUID) -> None:
+def _check_charge(books: Books, charge: Charge, act: EmrDocument, location_id: UUID | None) -> None:
     """Money stands under a charge's patient, place and code: those cannot change beneath it."""
+    if act.words is None and charge.state == "void":
+        return
     if act.taken_back_cents is not None and act.taken_back_cents != charge.amount_cents:
         raise Invalid.field("amount_cents", "partial_void", "What is taken back is not the amount of the charge")
     settled = charge.applied_cents + charge.adjusted_cents

@@ -43,11 +43,18 @@ class EmrDocument:
     """A later state may change what an earlier one said. Else it repeats it, or is a conflict."""
     taken_back_cents: int | None = None
     """Of a deletion, the amount that is taken back, where the sender states it: all of it, or it is no deletion."""
+    known_as: str | None = None
+    """What payers call a charge, where that is not the sender's own name for it."""
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What the books know the document by."""
+        return self.source, self.kind, self.external_id
 
     def wants(self, wants: Wants) -> None:
         wants.add("clinic", None if self.location_id else self.clinic)
         wants.add("location", self.location_id)
-        wants.add("document", (self.source, self.kind, self.external_id))
+        wants.add("document", self.name)
         if self.person:
             wants.add("account", self.person.account_number)
 
@@ -112,6 +119,11 @@ class RemittanceClaim:
     problem_detail: dict[str, Any] = field(default_factory=dict)
     ordinal: int = 0
     """Its place in the remittance: payers repeat claim ids and control numbers."""
+    # Not in the repr, which is part of the keys of what was posted of an 835 before there were these.
+    other_ids: tuple[str, ...] = field(default=(), repr=False)
+    """Further names of the same claim."""
+    by_name: bool = field(default=False, repr=False)
+    """What was charged is not stated: only its names tell which charge is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,8 @@ class PostRemittance:
     provider_level: tuple[ProviderLevel, ...] = ()
     claims: tuple[RemittanceClaim, ...] = ()
     more_claims: bool = False
-    """More chunks follow: the receipt's location is settled after the last of them."""
+    """More chunks follow, so that not all matches are known: the location is the one that is told."""
+    location_id: UUID | None = None
     payer_id: UUID | None = None
     """The payer that the company has mapped these names to."""
 
@@ -151,13 +164,21 @@ class ApplyRemittance:
     feed_id: UUID
     item_key: str
     claims: tuple[RemittanceClaim, ...]
-    last: bool = False
-    locations: frozenset[UUID] = frozenset()
-    """Of the charges that the earlier chunks matched."""
+
+    def wants(self, wants: Wants) -> None:
+        wants.add("receipt", self.payment_key)
+        wants_claims(wants, self.claims)
+
+
+@dataclass(frozen=True, slots=True)
+class LocateRemittance:
+    """Another location for a receipt than was told with it: the one that its matched charges share, or none."""
+
+    payment_key: str
+    location_id: UUID | None
 
     def wants(self, wants: Wants) -> None:
         wants.add("remittance", self.payment_key)
-        wants_claims(wants, self.claims)
 
 
 def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
@@ -171,7 +192,7 @@ def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
 def external_ids(claim: RemittanceClaim) -> Iterable[str]:
     """The names under which a claim's charges may be known anywhere in the company: our claim id, and its lines'
     names, where they do more than count the lines (1, 2, 3)."""
-    yield claim.claim_id
+    yield from (claim.claim_id, *claim.other_ids)
     for line in claim.lines:
         yield from (name for name in line_names(claim, line) if len(name) > 3)
 

@@ -7,8 +7,8 @@ submitted (else adjudicated) code, its date and its amount. Where several are le
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +40,39 @@ def match_claims(books: Books, claims: Sequence[RemittanceClaim]) -> tuple[list[
     """Every line's charge, or why there is none; one finding for a claim that cannot be applied at all."""
     matches: list[Match] = []
     misses: list[Miss] = []
+    names = _Names(books)
     for claim in claims:
         if claim.problem:
             misses.append(Miss(claim.problem, claim, claim.problem_detail))
         elif claim.status == PREDETERMINATION:
             misses.append(Miss("predetermination", claim, {"paid_cents": claim.paid_cents}))
         else:
-            _match_claim(books, claim, matches, misses)
+            _match_claim(names, claim, matches, misses)
     return matches, misses
 
 
-def _match_claim(books: Books, claim: RemittanceClaim, matches: list[Match], misses: list[Miss]) -> None:
-    candidates = [] if claim.status == NOT_OUR_CLAIM else _charges_of(books, claim)
+class _Names:
+    """The charges that stand, by what they and their patients are called: a payer may pay thousands at once."""
+
+    def __init__(self, books: Books) -> None:
+        self._external: dict[str, list[Charge]] = defaultdict(list)
+        self._account: dict[str, list[Charge]] = defaultdict(list)
+        for charge in books.charges.values():
+            if charge.state != "void":
+                self._account[books.patients[charge.patient_id].account_number].append(charge)
+                if charge.external_id:
+                    self._external[charge.external_id].append(charge)
+
+    def find(self, names: Iterable[str], account: str | None = None) -> list[Charge]:
+        """Every charge with one of the names, and those of the account, once."""
+        found = [charge for name in names for charge in self._external.get(name, ())]
+        if account is not None:
+            found += self._account.get(account, ())
+        return list({charge.charge_id: charge for charge in found}.values())
+
+
+def _match_claim(names: _Names, claim: RemittanceClaim, matches: list[Match], misses: list[Miss]) -> None:
+    candidates = [] if claim.status == NOT_OUR_CLAIM else _charges_of(names, claim)
     lines = claim.lines or (_as_line(claim),)
     fitting = [_fitting(candidates, claim, line) for line in lines]
     # Two lines that mean one charge: which of them it is, nobody can tell.
@@ -63,32 +84,29 @@ def _match_claim(books: Books, claim: RemittanceClaim, matches: list[Match], mis
             found.append(Match(claim, line, charges[0]))
             continue
         reason = "ambiguous_line" if charges else "unmatched_claim"
-        numbers = {"line": line.ordinal, "procedure_code": line.procedure_code, "charge_cents": line.charge_cents}
+        charged = None if claim.by_name else line.charge_cents
+        numbers = {"line": line.ordinal, "procedure_code": line.procedure_code, "charge_cents": charged}
         missed.append(Miss(reason, claim, {**numbers, "paid_cents": line.paid_cents, "candidates": len(charges)}))
     if not found and all(miss.reason == "unmatched_claim" for miss in missed):
-        detail = {"charge_cents": claim.charge_cents, "paid_cents": claim.paid_cents, "lines": len(claim.lines)}
+        charged = None if claim.by_name else claim.charge_cents
+        detail = {"charge_cents": charged, "paid_cents": claim.paid_cents, "lines": len(claim.lines)}
         missed = [Miss("unmatched_claim", claim, detail)]
     matches += found
     misses += missed
 
 
-def _charges_of(books: Books, claim: RemittanceClaim) -> list[Charge]:
+def _charges_of(names: _Names, claim: RemittanceClaim) -> list[Charge]:
     """The charges of our claim. Only where none goes by its id may line numbers name them: those need not be unique."""
-    standing = [charge for charge in books.charges.values() if charge.state != "void"]
-    ours = {claim.claim_id} | {name for line in claim.lines for name in line_names(claim, line) - {line.control_number}}
-    claimed = [
-        charge
-        for charge in standing
-        if charge.external_id in ours or books.patients[charge.patient_id].account_number == claim.claim_id
-    ]
-    names = set(external_ids(claim))
-    return claimed or [charge for charge in standing if charge.external_id in names]
+    ours = {claim.claim_id, *claim.other_ids}
+    ours |= {name for line in claim.lines for name in line_names(claim, line) - {line.control_number}}
+    account = None if claim.by_name else claim.claim_id
+    return names.find(ours, account) or names.find(set(external_ids(claim)))
 
 
 def _fitting(candidates: list[Charge], claim: RemittanceClaim, line: RemittanceLine) -> list[Charge]:
     mine = line_names(claim, line)
     others = {name for other in claim.lines if other is not line for name in line_names(claim, other)} - mine
-    same_amount = [charge for charge in candidates if charge.amount_cents == abs(line.charge_cents)]
+    same_amount = [one for one in candidates if claim.by_name or one.amount_cents == abs(line.charge_cents)]
     named = [charge for charge in same_amount if charge.external_id in mine]
     if len(named) == 1:
         return named

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.ledger.domain.commands import Command, FeedItem, Retry
 from services.ledger.domain.journal import Journal
-from shared.errors import Problem
+from shared.errors import Problem, Unavailable
 from shared.ids import uuid7
 
 
@@ -70,8 +70,9 @@ def refusal_of(problem: Problem) -> tuple[str, dict[str, Any]]:
 
 
 def quarantine(journal: Journal, command: Command, problem: Problem) -> None:
-    """A refused item waits for a person; one that is being retried goes on waiting under the exception it has."""
-    if command.item is None or command.retry is not None:
+    """A refused item waits for a person; one that is being retried goes on waiting under the exception it has. What
+    could not be tried now was not refused."""
+    if command.item is None or command.retry is not None or isinstance(problem, Unavailable):
         return
     reason, detail = refusal_of(problem)
     record(journal, command, "quarantined", reason, {})

@@ -12,8 +12,9 @@ from uuid import UUID
 from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Payer, Payment, Words
 from services.ledger.domain.charges import TO_PATIENT, adjust
 from services.ledger.domain.commands import Adjustment, Command
+from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.draft import Draft
-from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance
+from services.ledger.domain.feed_acts import ApplyRemittance, LocateRemittance, PostRemittance
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
@@ -34,14 +35,14 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
     """The receipt of BPR02 with its provider-level amounts, and the first chunk of claims."""
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance", command.actor.user_id, command.correlation_id)
-    payer = _payer(books, draft, act)
+    payer = payer_of(books, draft, act.payer_id, act.payer_name, act.payer_ids)
     words = Words(
         amount_cents=act.amount_cents,
         method=act.method,
         deposit_date=act.deposit_date,
         check_number=act.check_number,
         payer_id=payer.payer_id,
-        location_id=None if act.more_claims else shared(_locations(matches)),
+        location_id=act.location_id if act.more_claims else shared(locations_of(matches)),
     )
     payment = new_payment(books, draft, command, words)
     for row in act.provider_level:
@@ -58,30 +59,41 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
     apply_matches(books, draft, payment, matches, misses)
     report(books, journal, act, payment.payment_id, misses)
     draft.close()
-    return _document(payment.payment_id, matches)
+    return _document(payment, matches)
 
 
 def apply_remittance(books: Books, journal: Journal, command: Command, act: ApplyRemittance) -> dict[str, Any]:
-    """A further chunk of claims. After the last one the receipt's location is the one its charges share, if any."""
-    payment_id = books.remittances.get(act.payment_key)
-    if payment_id is None:
-        raise NotFound()
-    payment = books.payments[payment_id]
+    """A further chunk of claims. Only the receipt's words are loaded: what was applied before is not needed."""
+    payment = _receipt(books, act.payment_key)
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance_claims", command.actor.user_id, command.correlation_id)
     apply_matches(books, draft, payment, matches, misses)
-    report(books, journal, act, payment_id, misses)
-    location_id = shared(act.locations | _locations(matches))
-    if act.last and location_id is not None:
-        draft.correct(payment, replace(payment.words, location_id=location_id))
+    report(books, journal, act, payment.payment_id, misses)
     draft.close()
-    return _document(payment_id, matches)
+    return _document(payment, matches)
 
 
-def _document(payment_id: UUID, matches: Sequence[Match]) -> dict[str, Any]:
-    """The answer of a chunk; `locations` are told to the later ones."""
-    locations = sorted(_locations(matches))
-    return {"outcome": "posted", "reason": None, "document_id": payment_id, "locations": locations}
+def locate_remittance(books: Books, journal: Journal, command: Command, act: LocateRemittance) -> dict[str, Any]:
+    """The receipt under another location, once all of its claims are known (D14)."""
+    payment = _receipt(books, act.payment_key)
+    draft = Draft(books, journal, "correction", command.actor.user_id, command.correlation_id)
+    draft.correct(payment, replace(payment.words, location_id=act.location_id))
+    draft.close()
+    return _document(payment, ())
+
+
+def _receipt(books: Books, payment_key: str) -> Payment:
+    payment_id = books.remittances.get(payment_key)
+    if payment_id is None:
+        raise NotFound()
+    return books.payments[payment_id]
+
+
+def _document(payment: Payment, matches: Sequence[Match]) -> dict[str, Any]:
+    """The answer of a chunk: where the receipt is booked, and the locations of what the chunk matched."""
+    booked, matched = payment.words.location_id, sorted(locations_of(matches))
+    document: dict[str, Any] = {"outcome": "posted", "reason": None, "document_id": payment.payment_id}
+    return {**document, "location_id": booked, "locations": matched}
 
 
 def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
@@ -167,7 +179,7 @@ def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:
 def report(
     books: Books,
     journal: Journal,
-    act: PostRemittance | ApplyRemittance | RetryClaim,
+    act: PostRemittance | ApplyRemittance | RetryClaim | PayerPayment,
     payment_id: UUID,
     misses: Sequence[Miss],
 ) -> None:
@@ -193,7 +205,7 @@ def report(
         )
 
 
-def _locations(matches: Sequence[Match]) -> frozenset[UUID]:
+def locations_of(matches: Sequence[Match]) -> frozenset[UUID]:
     return frozenset(match.charge.location_id for match in matches)
 
 
@@ -202,18 +214,18 @@ def shared(locations: frozenset[UUID]) -> UUID | None:
     return next(iter(locations)) if len(locations) == 1 else None
 
 
-def _payer(books: Books, draft: Draft, act: PostRemittance) -> Payer:
+def payer_of(books: Books, draft: Draft, mapped: UUID | None, payer_name: str, payer_ids: tuple[str, ...]) -> Payer:
     """The payer by mapping, by its ids, by code, by name; one not yet known posts under the name in the file."""
-    if act.payer_id in books.payers:
-        return books.payers[act.payer_id]
-    name = act.payer_name.upper()
+    if mapped in books.payers:
+        return books.payers[mapped]
+    name = payer_name.upper()
     for payer in books.payers.values():
-        if set(act.payer_ids) & set(payer.era_payer_ids) or payer.code in act.payer_ids:
+        if set(payer_ids) & set(payer.era_payer_ids) or payer.code in payer_ids:
             return payer
     for payer in books.payers.values():
         if payer.name.upper() == name:
             return payer
-    code = next((code for code in (*act.payer_ids, act.payer_name) if books.payer_by_code(code) is None), str(uuid7()))
-    payer = Payer(uuid7(), code, act.payer_name, None, act.payer_ids, draft.version)
+    code = next((code for code in (*payer_ids, payer_name) if books.payer_by_code(code) is None), str(uuid7()))
+    payer = Payer(uuid7(), code, payer_name, None, payer_ids, draft.version)
     draft.payer(payer)
     return payer

@@ -40,10 +40,17 @@ class Route:
 
 async def take(ledger: Ledger, feed: Feed, events: Sequence[EmrEvent], correlation_id: str) -> None:
     """Post events of one company, in order; every event gets an outcome. Raises Unavailable when the books are away."""
+    await take_items(ledger, feed, [(event, _item(feed, event)) for event in events], correlation_id)
+
+
+async def take_items(
+    ledger: Ledger, feed: Feed, items: Sequence[tuple[EmrEvent, FeedItem]], correlation_id: str
+) -> None:
+    """The same, of events that are counted under names of their own: taken again, they are not counted again."""
     known = await mappings.read(ledger.pool, feed.company_id)
     commands: list[Command] = []
-    for event in map(known.event, events):
-        item = _item(feed, event)
+    for sent, item in items:
+        event = known.event(sent)
         command = command_of(feed.company_id, event, item, correlation_id)
         if command is not None:
             commands.append(command)

@@ -32,7 +32,10 @@ select company_id, message_key, body_hash, feed_id, source, raw, received_at fro
     select m.*, sum(length(raw)) over (order by message_no) as bytes, row_number() over (order by message_no) as place
     from feed_message m where state = 'received' and
         case when $1::uuid is null then channel = 'mllp' or received_at < clock_timestamp() - interval '1 minute'
-            else company_id = $2 and feed_id = $1 end
+            else company_id = $2 and (feed_id = $1 or exists (
+                select 1 from feed_item i
+                where i.company_id = $2 and i.feed_id = $1 and i.item_key = m.message_key || ' FT1 1'
+            )) end
     order by message_no limit 50
 ) m where bytes <= $3 or place = 1 order by message_no
 """
@@ -147,7 +150,8 @@ def item_id(message: Waiting, number: int) -> UUID:
 
 
 async def waiting(pool: asyncpg.Pool, feed: Feed | None = None) -> list[Waiting]:
-    """Messages to post, oldest first: of a feed, or all that nobody else is about to post."""
+    """Messages to post, oldest first: of a feed, with those that it brought again before anybody had posted them, so that
+    whoever sends again knows that they are; or all that nobody else is about to post."""
     rows = await pool.fetch(_WAITING, feed.feed_id if feed else None, feed.company_id if feed else None, _TAKEN_BYTES)
     return [_waiting(row) for row in rows]
 

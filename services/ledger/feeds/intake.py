@@ -29,7 +29,9 @@ select f.feed_id, f.format, f.channel, f.state, f.received_at, f.byte_count,
     (select count(*) from feed_exception e where e.company_id = f.company_id and e.feed_id = f.feed_id) as exceptions,
     coalesce(i.control_total_cents, 0)::bigint as control_total_cents,
     coalesce(i.posted_total_cents, 0)::bigint as posted_total_cents,
-    (coalesce(i.control_total_cents, 0) - coalesce(i.posted_total_cents, 0))::bigint as difference_cents
+    (coalesce(i.control_total_cents, 0) - coalesce(i.posted_total_cents, 0))::bigint as difference_cents,
+    array(select distinct r.kind from feed_reply r where r.company_id = f.company_id and r.feed_id = f.feed_id
+        order by r.kind) as acknowledgements
 from feed f
 cross join lateral (
     select count(*) as received, count(*) filter (where outcome = 'posted') as posted,
@@ -71,12 +73,14 @@ async def open_feed(
     body_hash: bytes | None,
     byte_count: int = 0,
     chunks: Sequence[bytes] = (),
+    reading: str | None = None,
 ) -> None:
-    """Keep the feed and its raw form; `byte_count` is of what comes in pieces. Opening it again changes nothing."""
+    """Keep the feed and its raw form; `byte_count` is of what comes in pieces, `reading` how it is to be read (JSON).
+    Opening it again changes nothing."""
     async with acquire(pool) as connection, connection.transaction():
         await connection.execute(
-            "insert into feed (company_id, feed_id, format, channel, sender, body_hash, byte_count)"
-            " values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
+            "insert into feed (company_id, feed_id, format, channel, sender, body_hash, byte_count, reading)"
+            " values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing",
             feed.company_id,
             feed.feed_id,
             feed.format,
@@ -84,6 +88,7 @@ async def open_feed(
             sender,
             body_hash,
             byte_count or sum(map(len, chunks)),
+            reading,
         )
         await connection.executemany(
             _ADD_CHUNK,
@@ -103,15 +108,26 @@ async def add_chunk(pool: asyncpg.Pool, feed: Feed, number: int, chunk: bytes) -
         )
 
 
-async def unfinished(pool: asyncpg.Pool, company_id: UUID, body_hash: bytes) -> UUID | None:
-    """The feed of the same bytes that was interrupted, to be finished instead of begun anew."""
+async def unfinished(
+    pool: asyncpg.Pool, company_id: UUID, body_hash: bytes, format: str, reading: str | None = None
+) -> UUID | None:
+    """The feed of the same bytes, read in the same way, that was interrupted: to be finished, not begun anew."""
     found: UUID | None = await pool.fetchval(
         "select feed_id from feed where company_id = $1 and body_hash = $2 and state = 'processing'"
-        " order by feed_id limit 1",
+        " and format = $3 and reading is not distinct from $4::jsonb order by feed_id limit 1",
         company_id,
         body_hash,
+        format,
+        reading,
     )
     return found
+
+
+async def opened(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> asyncpg.Record | None:
+    """`state, body_hash, reading` of a feed; None when there is none."""
+    return await pool.fetchrow(
+        "select state, body_hash, reading from feed where company_id = $1 and feed_id = $2", company_id, feed_id
+    )
 
 
 async def abandoned(pool: asyncpg.Pool) -> list[Feed]:
@@ -124,7 +140,10 @@ async def abandoned(pool: asyncpg.Pool) -> list[Feed]:
         " returning company_id, feed_id, format",
         _ABANDONED_AFTER,
     )
-    return [Feed(row["company_id"], row["feed_id"], row["format"], "era") for row in rows]
+    return [
+        Feed(row["company_id"], row["feed_id"], row["format"], "era" if row["format"] == "x12" else "emr")
+        for row in rows
+    ]
 
 
 async def still_working(pool: asyncpg.Pool, feed: Feed) -> None:

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import asyncpg
 
+from services.ledger.feeds import fhir_retry
+from services.ledger.feeds.csv_retry import place_of, raw_lines
 from services.ledger.feeds.remittance_facts import ordinal_of
 from services.ledger.feeds.stored import PIECE, Chunks, stored
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
@@ -20,7 +22,8 @@ from shared.errors import NotFound
 
 
 async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-    """The event, or the segments from ST to SE; or NotFound where no raw form of the item is kept."""
+    """The event, the row's lines, the resource, or the segments from ST to SE; or NotFound where no raw form of it is
+    kept."""
     if exception["raw"] is not None:
         yield exception["raw"].encode()
     elif exception["format"] == "x12":
@@ -28,6 +31,13 @@ async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]
             blocks = _blocks(transaction_bytes(chunks(), ordinal_of(exception["item_key"])))
             while block := await asyncio.to_thread(next, blocks, b""):
                 yield block
+    elif exception["format"] == "csv":
+        async with stored(pool, company_id, exception["feed_id"]) as chunks:
+            lines = raw_lines(iter(chunks()), *place_of(exception["detail"]))
+            yield await asyncio.to_thread(b"".join, lines)
+    elif exception["format"] == "fhir":
+        async with stored(pool, company_id, exception["feed_id"]) as chunks:
+            yield await asyncio.to_thread(fhir_retry.raw_resource, chunks, exception["item_key"])
     else:
         raise NotFound()
 
@@ -44,9 +54,13 @@ def _blocks(segments: Iterator[bytes]) -> Iterator[bytes]:
 
 
 async def decoded(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> Any:
-    """An event's attributes and data; a claim, or the facts of its transaction; None for what is not understood."""
-    if exception["format"] == "emr" and exception["raw"] is not None:
+    """An event's attributes and data; a claim, or the facts of its transaction or resource; None for what is not
+    understood."""
+    if exception["format"] in ("emr", "csv") and exception["raw"] is not None:
         return json.loads(exception["raw"])
+    if exception["format"] == "fhir":
+        async with stored(pool, company_id, exception["feed_id"]) as chunks:
+            return await asyncio.to_thread(fhir_retry.decoded_resource, chunks, exception["item_key"])
     if exception["format"] == "x12":
         place = ordinal_of(exception["item_key"]), exception["detail"].get("claim")
         async with stored(pool, company_id, exception["feed_id"]) as chunks:

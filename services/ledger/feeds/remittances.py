@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -21,8 +22,15 @@ import orjson
 from services.ledger import service
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command, FeedItem, Retry
-from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance, ProviderLevel, RemittanceClaim
-from services.ledger.feeds import intake, mappings
+from services.ledger.domain.feed_acts import (
+    ApplyRemittance,
+    LocateRemittance,
+    PostRemittance,
+    ProviderLevel,
+    RemittanceClaim,
+)
+from services.ledger.domain.remittances import shared
+from services.ledger.feeds import answers, claims, intake, mappings
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.remittance_facts import (
@@ -35,25 +43,28 @@ from services.ledger.feeds.remittance_facts import (
     refusal_detail,
     refusal_of,
 )
+from services.ledger.feeds.remittance_places import likely_locations
 from services.ledger.feeds.stored import Chunks
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
-from services.ledger.feeds.x12.remittance import read, survey
+from services.ledger.feeds.x12.remittance import Contents, contents, read
 from services.ledger.service import Ledger
 from shared.errors import Problem, Unavailable
 
 _LINES_PER_CHUNK: Final = 300
 """Part of what the keys of later pieces mean: with another number an interrupted file could not be finished."""
+_PIECES_TO_RESTATE: Final = 30
+"""A correction restates every applied line in one event; more than about 9,000 of them are no message for a broker."""
 _BEAT_SECONDS: Final = 10.0
 
 
-async def process(
-    ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: tuple[Transaction, ...]
-) -> None:
+async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
     """Post a surveyed file. `chunks()` starts reading its raw form from the beginning."""
     npis = await _npis(ledger.pool, feed.company_id)
     accepted: dict[int, Transaction] = {}
-    for transaction in found:
+    for transaction in found.transactions:
         item = item_of(feed, transaction)
+        if claims.is_answer(transaction.set_id):
+            continue
         if transaction.header is None:
             await intake.record(ledger.pool, feed, item, "ignored", f"transaction_set_{transaction.set_id}")
         elif reason := refusal_of(transaction, npis):
@@ -62,6 +73,10 @@ async def process(
             accepted[transaction.ordinal] = transaction
     if accepted:
         await _post_all(ledger, feed, chunks, accepted, correlation_id, {})
+    await claims.note_answers(ledger.pool, feed, chunks, found)
+    if found.asks_reply:
+        faulty = {transaction.ordinal for transaction in found.transactions if transaction.faults}
+        await answers.answer(ledger.pool, feed, chunks, faulty)
     await intake.close_feed(ledger.pool, feed)
 
 
@@ -72,10 +87,12 @@ async def process_again(
     npis = await _npis(ledger.pool, feed.company_id)
     refused: dict[int, tuple[str, dict[str, Any]]] = {}
     accepted: dict[int, Transaction] = {}
-    for transaction in await examine(chunks):
+    for transaction in (await examine(chunks)).transactions:
         if transaction.ordinal not in retries:
             continue
-        if reason := refusal_of(transaction, npis):
+        if transaction.header is None:  # An acknowledgement that contradicts itself will do so for ever.
+            refused[transaction.ordinal] = "envelope_mismatch", {"set_id": transaction.set_id}
+        elif reason := refusal_of(transaction, npis):
             refused[transaction.ordinal] = reason, refusal_detail(transaction, reason)
         else:
             accepted[transaction.ordinal] = transaction
@@ -101,9 +118,9 @@ def _find_claims(chunks: Chunks, wanted: Collection[tuple[int, int]]) -> dict[tu
     return found
 
 
-async def examine(chunks: Chunks) -> tuple[Transaction, ...]:
+async def examine(chunks: Chunks) -> Contents:
     """Survey a file outside the event loop; raises X12Unreadable."""
-    return await asyncio.to_thread(lambda: survey(chunks()))
+    return await asyncio.to_thread(lambda: contents(chunks()))
 
 
 async def _post_all(
@@ -116,17 +133,18 @@ async def _post_all(
 ) -> dict[int, Problem]:
     """Post every piece in file order; the problems of transactions that were refused."""
     known = await mappings.read(ledger.pool, feed.company_id)
+    long = [one.ordinal for one in accepted.values() if one.lines + one.claims > _LINES_PER_CHUNK]
+    likely = await likely_locations(ledger.pool, feed.company_id, chunks, long)
     pieces = _pieces(chunks, accepted)
     refused: dict[int, Problem] = {}
-    locations: set[UUID] = set()
+    locations: dict[int, set[UUID]] = defaultdict(set)
+    booked: dict[int, UUID | None] = {}
     beat = time.monotonic()
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         ordinal = piece.transaction.ordinal
-        if piece.number == 0:
-            locations = set()
         if ordinal not in accepted:
             continue
-        command = _command(feed, piece, known, locations, correlation_id, retries.get(ordinal))
+        command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
         verdict = await ledger.post(command)
         if verdict.problem is not None:
             # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
@@ -134,11 +152,39 @@ async def _post_all(
             refused[ordinal] = verdict.problem
             await _note(ledger, feed, command, verdict.problem)
             continue
-        locations.update(map(UUID, orjson.loads(verdict.response)["locations"]))
+        await _note_claims(ledger, feed, piece)
+        answer = orjson.loads(verdict.response)
+        locations[ordinal].update(map(UUID, answer["locations"]))
+        if piece.number == 0:
+            booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None
+        elif piece.last:
+            await _locate(ledger, command, piece, booked[ordinal], locations[ordinal])
         if time.monotonic() - beat > _BEAT_SECONDS:
             await intake.still_working(ledger.pool, feed)
             beat = time.monotonic()
     return refused
+
+
+async def _locate(ledger: Ledger, last: Command, piece: _Piece, booked: UUID | None, found: set[UUID]) -> None:
+    """Correct the location where it could not be told beforehand; of a very long remittance it then stays as it is."""
+    location_id = shared(frozenset(found))
+    if location_id == booked or (found and piece.number > _PIECES_TO_RESTATE):
+        return
+    key = payment_key(piece.transaction)
+    act = LocateRemittance(key, location_id)
+    # Under a key of its own, by content: an interruption before it is made good when the feed is taken up again.
+    body_hash = hashlib.sha256(repr(act).encode()).digest()
+    command = replace(last, key=f"x12:{key}:location", body_hash=body_hash, act=act, item=None, retry=None)
+    (await ledger.post(command)).unwrap()
+
+
+async def _note_claims(ledger: Ledger, feed: Feed, piece: _Piece) -> None:
+    """After the posting, under keys of content: an interruption between the two is made good when the feed is taken up
+    again."""
+    transaction = piece.transaction
+    if transaction.header is not None:
+        key, item = payment_key(transaction), item_of(feed, transaction)
+        await claims.note_remittance(ledger.pool, feed, item.item_key, key, transaction.header, piece.claims)
 
 
 async def _note(ledger: Ledger, feed: Feed, command: Command, problem: Problem) -> None:
@@ -163,37 +209,52 @@ class _Piece:
 
 
 def _pieces(chunks: Chunks, accepted: dict[int, Transaction]) -> Iterator[_Piece]:
-    """Every piece of every accepted transaction, in file order."""
+    """Every piece of every accepted transaction, in file order. Where reversals come after other claims, they are
+    taken out and go first (feeds.md 0.8): what they free is needed by their corrections, wherever those stand."""
+    numbers: dict[int, int] = {}
+    yield from _read_pieces(chunks, accepted, numbers)
+    late = {ordinal: one for ordinal, one in accepted.items() if one.late_reversals}
+    if late:
+        yield from _read_pieces(chunks, late, numbers, the_rest=True)
+
+
+def _read_pieces(
+    chunks: Chunks, accepted: dict[int, Transaction], numbers: dict[int, int], *, the_rest: bool = False
+) -> Iterator[_Piece]:
+    """One reading of the file. `the_rest`: what the first one left out, numbered on from `numbers`."""
     current: Transaction | None = None
     number, lines = 0, 0
-    claims: list[RemittanceClaim] = []
+    held: list[RemittanceClaim] = []
     for event in read(chunks()):
         if isinstance(event, Header):
-            current, number, lines, claims = accepted.get(event.ordinal), 0, 0, []
+            current, number, lines, held = accepted.get(event.ordinal), numbers.get(event.ordinal, 0), 0, []
         elif current is None:
             continue
         elif isinstance(event, Claim):
+            if current.late_reversals and event.is_reversal == the_rest:
+                continue
             if lines >= _LINES_PER_CHUNK:
-                yield _Piece(current, number, tuple(claims), False)
-                number, lines, claims = number + 1, 0, []
-            claims.append(claim_of(event))
+                yield _Piece(current, number, tuple(held), False)
+                number, lines, held = number + 1, 0, []
+            held.append(claim_of(event))
             lines += max(1, len(event.lines))
         elif isinstance(event, Transaction):
-            yield _Piece(current, number, tuple(claims), True)
+            yield _Piece(current, number, tuple(held), the_rest or not current.late_reversals)
+            numbers[current.ordinal] = number + 1
             current = None
 
 
 def _command(
-    feed: Feed, piece: _Piece, known: Mappings, locations: set[UUID], correlation_id: str, retry: Retry | None
+    feed: Feed, piece: _Piece, known: Mappings, likely: UUID | None, correlation_id: str, retry: Retry | None
 ) -> Command:
     """The first piece is the receipt with its first claims; only it counts as the feed's item."""
     transaction, first = piece.transaction, piece.number == 0
     key, item = payment_key(transaction), item_of(feed, transaction)
     act: Act
     if first:
-        act = _receipt(feed, piece, known, key, item)
+        act = _receipt(feed, piece, known, likely, key, item)
     else:
-        act = ApplyRemittance(key, feed.feed_id, item.item_key, piece.claims, piece.last, frozenset(locations))
+        act = ApplyRemittance(key, feed.feed_id, item.item_key, piece.claims)
     return Command(
         company_id=feed.company_id,
         key=f"x12:{key}:{piece.number}",
@@ -208,7 +269,9 @@ def _command(
     )
 
 
-def _receipt(feed: Feed, piece: _Piece, known: Mappings, key: str, item: FeedItem) -> PostRemittance:
+def _receipt(
+    feed: Feed, piece: _Piece, known: Mappings, likely: UUID | None, key: str, item: FeedItem
+) -> PostRemittance:
     header = piece.transaction.header
     if header is None or header.deposit_date is None:
         raise ValueError("refused before")
@@ -231,6 +294,7 @@ def _receipt(feed: Feed, piece: _Piece, known: Mappings, key: str, item: FeedIte
         ),
         claims=piece.claims,
         more_claims=not piece.last,
+        location_id=likely,
     )
 
 

@@ -18,7 +18,7 @@ from services.ledger import service
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command, FeedItem, Retry
 from services.ledger.domain.later_acts import RetryAdjustment, RetryClaim
-from services.ledger.feeds import emr, hl7_retry, mappings, quarantine, remittances
+from services.ledger.feeds import csv_retry, emr, fhir_retry, hl7_retry, mappings, quarantine, remittances
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
 from services.ledger.feeds.remittance_facts import claim_of, ordinal_of
@@ -119,6 +119,19 @@ async def _messages(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Re
     return refused | await _post(ledger, commands)
 
 
+async def _rows(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Results:
+    """Rows of a CSV file."""
+    commands, refused = await csv_retry.prepare(ledger, asker.company_id, rows, asker.retry, asker.correlation_id)
+    return refused | await _post(ledger, commands)
+
+
+async def _resources(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Results:
+    """Resources of one FHIR input, and claims of payers' payments that were posted."""
+    tried = await fhir_retry.prepare(ledger, asker.company_id, rows, asker.retry, asker.correlation_id)
+    results = tried.refused | {one: _refusal(verdict) for one, verdict in await fhir_retry.post(ledger, tried)}
+    return results | await _post(ledger, [_command(asker, row, act) for row, act in tried.parts])
+
+
 async def _remittances(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Results:
     """Transactions that were quarantined, and claims and lines of posted ones, of one stored file."""
     await ledger.learn({asker.company_id})  # The payee is checked against the NPIs that identity has now.
@@ -191,4 +204,6 @@ _BY_FORMAT: Final[dict[str, Callable[[Ledger, Asker, Sequence[Waiting]], Awaitab
     "emr": _events,
     "x12": _remittances,
     "hl7v2": _messages,
+    "csv": _rows,
+    "fhir": _resources,
 }

@@ -1,9 +1,11 @@
-"""The ledger's feeds process: EMR events and identity's news from the bus, HL7 messages over MLLP."""
+"""The ledger's feeds process: EMR events and identity's news from the bus, HL7 messages over MLLP, files of the watched
+directory."""
 
 from __future__ import annotations
 
 import asyncio
 
+from services.ledger.feeds import watched
 from services.ledger.feeds.consumer import EmrConsumer
 from services.ledger.feeds.hl7_listener import Hl7Listener
 from services.ledger.service import Ledger
@@ -41,6 +43,7 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
                 directory.run(stop),
                 listener.listen(config, stop, required=bus is None),
                 listener.post_waiting(stop),
+                watched.run(ledger, config, stop),
                 checks={"bus": bus_check(source), "database": database},
             )
     finally:

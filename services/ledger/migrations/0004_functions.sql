@@ -2,6 +2,21 @@
 -- company's books were written after they were loaded (SQLSTATE 40001); the batch is then decided again, with the
 -- companies' rows locked before it loads.
 
+-- The EMR documents among what is wanted: {c: company, k: 'document', v: [source, kind, external id]}. Each is looked up
+-- by its whole key (`offset 0`): without statistics a join reads all documents of the company for each (measured on
+-- 9,000 of them: 15.7 s instead of 0.2 s).
+create function wanted_documents(wanted json) returns setof feed_document language sql stable as $$
+    select d.* from (
+        select w.c, w.v::json as name from json_to_recordset(wanted) as w (c uuid, k text, v text)
+        where w.k = 'document' offset 0
+    ) w
+    cross join lateral (
+        select * from feed_document d where d.company_id = w.c
+            and d.source = w.name ->> 0 and d.kind = w.name ->> 1 and d.external_id = w.name ->> 2
+        offset 0
+    ) d
+$$;
+
 -- Everything that a batch of commands needs to see, as (kind, company, row). `wanted` is a JSON list of
 -- {c: company, k: kind, v: value}; only the kinds in it are looked for. STABLE: all of it is read in one snapshot, the
 -- caller's, so the state is that of one moment; the clock is read after the snapshot was taken.
@@ -70,19 +85,17 @@ begin
     end if;
     if 'document' = any (kinds) then
         return query select 'document', d.company_id, row_to_json(d)
-        from json_to_recordset(wanted) as w (c uuid, k text, v text)
-        join feed_document d on d.company_id = w.c and (d.source, d.kind, d.external_id) = (w.v::json ->> 0, w.v::json ->> 1, w.v::json ->> 2)
-        where w.k = 'document';
+        from wanted_documents(wanted) d;
     end if;
     if 'line' = any (kinds) then
         return query select 'line', r.company_id, row_to_json(r)
         from json_to_recordset(wanted) as w (c uuid, k text, v text)
         join remittance_line r on r.company_id = w.c and r.line_key = w.v where w.k = 'line';
     end if;
-    if 'remittance' = any (kinds) then
+    if kinds && array ['remittance', 'receipt'] then
         return query select 'remittance', r.company_id, row_to_json(r)
         from json_to_recordset(wanted) as w (c uuid, k text, v text)
-        join remittance r on r.company_id = w.c and r.payment_key = w.v where w.k = 'remittance';
+        join remittance r on r.company_id = w.c and r.payment_key = w.v where w.k in ('remittance', 'receipt');
     end if;
 
     if kinds && array ['payment', 'remittance', 'document'] then
@@ -92,12 +105,19 @@ begin
             select r.company_id, r.payment_id from json_to_recordset(wanted) as w (c uuid, k text, v text)
             join remittance r on r.company_id = w.c and r.payment_key = w.v where w.k = 'remittance'
             union
-            select d.company_id, d.document_id from json_to_recordset(wanted) as w (c uuid, k text, v text)
-            join feed_document d on d.company_id = w.c and d.kind = 'payment' and d.document_id is not null
-                and (d.source, d.kind, d.external_id) = (w.v::json ->> 0, w.v::json ->> 1, w.v::json ->> 2)
-            where w.k = 'document'
+            select d.company_id, d.document_id from wanted_documents(wanted) d
+            where d.kind = 'payment' and d.document_id is not null
         ) x;
         return query select 'payment', p.company_id, row_to_json(p) from read_payments(payment_ids_c, payment_ids) p;
+    end if;
+
+    if 'receipt' = any (kinds) then
+        return query select 'receipt', p.company_id, row_to_json(p)
+        from (
+            select array_agg(r.company_id) as c, array_agg(r.payment_id) as v
+            from json_to_recordset(wanted) as w (c uuid, k text, v text)
+            join remittance r on r.company_id = w.c and r.payment_key = w.v where w.k = 'receipt'
+        ) x, read_payments(x.c, x.v, false) p;
     end if;
 
     if kinds && array ['charge', 'payment', 'remittance', 'document', 'account_charges', 'external_charges'] then
@@ -112,10 +132,8 @@ begin
             select w.c, h.charge_id from json_to_recordset(wanted) as w (c uuid, k text, v text)
             join charge h on h.company_id = w.c and h.external_id = w.v where w.k = 'external_charges'
             union
-            select d.company_id, d.document_id from json_to_recordset(wanted) as w (c uuid, k text, v text)
-            join feed_document d on d.company_id = w.c and d.kind = 'charge' and d.document_id is not null
-                and (d.source, d.kind, d.external_id) = (w.v::json ->> 0, w.v::json ->> 1, w.v::json ->> 2)
-            where w.k = 'document'
+            select d.company_id, d.document_id from wanted_documents(wanted) d
+            where d.kind = 'charge' and d.document_id is not null
             union
             select t.company_id, t.charge_id from unnest(payment_ids_c, payment_ids) as w (c, v)
             join transfer t on t.company_id = w.c and t.payment_id = w.v where t.charge_id is not null
@@ -166,7 +184,7 @@ language sql stable as $$
 $$;
 
 -- Receipts with their words now, their net transfers, and what reversed or refunded them.
-create function read_payments(companies uuid[], ids uuid[])
+create function read_payments(companies uuid[], ids uuid[], with_lines boolean default true)
 returns table (
     company_id uuid, payment_id uuid, version bigint, posted_at timestamptz, posting_date date, poster_id uuid,
     affiliation text, source text, external_id text, reverses_id uuid, refunds_id uuid,
@@ -191,7 +209,7 @@ language sql stable as $$
         from (
             select t.debit, t.credit, t.detail, t.charge_id, sum(t.amount_cents) as cents,
                 max(t.version) as version, min((t.version, t.ordinal)::text) as first
-            from transfer t where t.company_id = w.c and t.payment_id = w.v
+            from transfer t where with_lines and t.company_id = w.c and t.payment_id = w.v
             group by t.debit, t.credit, t.detail, t.charge_id
         ) g
     ) t

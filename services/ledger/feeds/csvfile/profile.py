@@ -5,10 +5,10 @@ There is no standard and nothing is guessed: what a profile does not allow is a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 Kind = Literal["payment", "charge"]
@@ -29,7 +29,8 @@ OPTIONAL: Final[Mapping[Kind, frozenset[str]]] = {
 }
 LISTS: Final = frozenset(("modifiers", "diagnosis_codes"))
 
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# What stands in a file, as it stands there; but NUL, which no database keeps.
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Column = _Text | Annotated[int, Field(ge=1, le=1000)]
 """The name in the header, or in a file without a header the place, from 1."""
 
@@ -64,10 +65,10 @@ class Profile(_Part):
     skip_lines: Annotated[int, Field(ge=0, le=100)] = 0
     """Lines before the header: titles, the date of the export."""
     header: bool = True
-    columns: dict[Name, Column | Annotated[list[Column], Field(min_length=1, max_length=12)]]
-    """Where each field is. Only a field of several values can be in several columns."""
     constants: dict[Name, _Text] = Field(default_factory=dict)
     """Fields that are the same in every row, and in none of its columns."""
+    columns: dict[Name, Column | Annotated[list[Column], Field(min_length=1, max_length=12)]]
+    """Where each field is. Only a field of several values can be in several columns."""
     translations: dict[Name, dict[_Text, _Text]] = Field(default_factory=dict)
     """The sender's words for ours: `{"method": {"CC": "credit_card"}}`. What is not among them stays as it is."""
     date_format: DateFormat = "YYYY-MM-DD"
@@ -83,34 +84,61 @@ class Profile(_Part):
     deleted: Marker | None = None
     total: TotalRow | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Profile:
-        given = set(self.columns) | set(self.constants)
-        known = REQUIRED[self.kind] | OPTIONAL[self.kind]
-        if missing := REQUIRED[self.kind] - given:
-            raise PydanticCustomError("missing_fields", "No column and no constant for: " + ", ".join(sorted(missing)))
-        if unknown := (given | set(self.translations)) - known:
-            raise PydanticCustomError("unknown_fields", f"No field of a {self.kind}: " + ", ".join(sorted(unknown)))
-        if both := set(self.columns) & set(self.constants):
-            raise PydanticCustomError("given_twice", "Both column and constant: " + ", ".join(sorted(both)))
-        if any(isinstance(source, list) and name not in LISTS for name, source in self.columns.items()):
+    @field_validator("constants", "columns", "translations")
+    @classmethod
+    def _known(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind: Kind | None = info.data.get("kind")
+        if kind and (unknown := set(value) - REQUIRED[kind] - OPTIONAL[kind]):
+            raise PydanticCustomError("unknown_fields", f"No field of a {kind}: {_names(unknown)}")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _complete(cls, columns: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kind: Kind | None = info.data.get("kind")
+        constants = info.data.get("constants")
+        if kind is None or constants is None:
+            return columns
+        if missing := REQUIRED[kind] - set(columns) - set(constants):
+            raise PydanticCustomError("missing_fields", f"No column and no constant for: {_names(missing)}")
+        if both := set(columns) & set(constants):
+            raise PydanticCustomError("given_twice", f"Both column and constant: {_names(both)}")
+        if any(isinstance(source, list) and name not in LISTS for name, source in columns.items()):
             raise PydanticCustomError("several_columns", "Only a field of several values can be in several columns")
-        if any(isinstance(column, str) != self.header for column in self.all_columns()):
+        return columns
+
+    @field_validator("columns", "key", "version", "deleted", "total")
+    @classmethod
+    def _named_or_counted(cls, value: Any, info: ValidationInfo) -> Any:
+        header = info.data.get("header")
+        if any(isinstance(column, str) != header for column in _columns_of(value)):
             raise PydanticCustomError("wrong_column", "Columns are named where there is a header, else counted")
-        if self.decimal_sign == self.thousands_sign:
+        return value
+
+    @field_validator("thousands_sign")
+    @classmethod
+    def _unambiguous(cls, sign: str | None, info: ValidationInfo) -> str | None:
+        if sign is not None and sign == info.data.get("decimal_sign"):
             raise PydanticCustomError("ambiguous_signs", "The decimal sign and the thousands sign are the same")
-        return self
+        return sign
 
     def all_columns(self) -> list[Column]:
         """Every column that the profile speaks of."""
-        found: list[Column] = [*self.key]
-        for source in self.columns.values():
-            found += source if isinstance(source, list) else [source]
-        if self.version is not None:
-            found.append(self.version)
-        if self.deleted:
-            found.append(self.deleted.column)
-        if self.total:
-            found += [self.total.column, self.total.amount]
-            found += [] if self.total.rows is None else [self.total.rows]
-        return found
+        return list(_columns_of([self.key, self.columns, self.version, self.deleted, self.total]))
+
+
+def _names(found: Iterable[str]) -> str:
+    return ", ".join(sorted(found))
+
+
+def _columns_of(value: Any) -> Iterator[Column]:
+    """The columns in a part of a profile."""
+    if isinstance(value, str | int):
+        yield value
+    elif isinstance(value, Marker):
+        yield value.column
+    elif isinstance(value, TotalRow):
+        yield from _columns_of([value.column, value.amount, value.rows])
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _columns_of(one)

@@ -149,7 +149,7 @@ def parsers(profile: Profile) -> dict[str, Parser]:
         "transaction_date": dated,
         "date_of_service": dated,
         "payment_type": _choice(PAYMENT_TYPES),
-        "procedure_code": _code(r"[A-Z0-9]{5}"),
+        "procedure_code": identifier,  # perhaps one of the sender's own, which the company has mapped
         "modifiers": _code(r"[A-Z0-9]{2}"),
         "units": lambda text: whole(text, 999, "invalid_units"),
         "diagnosis_codes": _code(r"[A-Z][0-9][A-Z0-9](\.?[A-Z0-9]{1,4})?"),

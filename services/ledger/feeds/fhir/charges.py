@@ -78,7 +78,7 @@ def claim(item: Item, resource: Claim, found: list[Issue]) -> Built:
         at = f"{item.path}.item[{i}]"
         units = values.units(line.quantity, f"{at}.quantity", found)
         amount = _net(line, at, found)
-        code, coded = values.procedure([line.productOrService], f"{at}.productOrService", found)
+        code, coded = values.procedure([line.productOrService], f"{at}.productOrService", found, item.document.aliases)
         service = _Service(
             line=line.sequence or i + 1,
             when=line.servicedDate or _start(line.servicedPeriod) or _start(resource.billablePeriod),
@@ -126,12 +126,15 @@ def invoice(item: Item, resource: Invoice, found: list[Issue]) -> Built:
             parties.person(item, resource.subject, f"{item.path}.subject", found),
             parties.clinics(item, (resource.issuer,), ()),
         )
-        codes = values.procedure([line.chargeItemCodeableConcept], f"{at}.chargeItemCodeableConcept", found)
+        concept, where = line.chargeItemCodeableConcept, f"{at}.chargeItemCodeableConcept"
+        codes = values.procedure([concept], where, found, item.document.aliases)
         service = _Service(line.sequence or i + 1, resource.date, codes, 1, gross[-1], ())
         found.append(Issue("missing_diagnosis", at))
         facts.append(_fact(document, service, at, found))
     if not resource.lineItem:
         found.append(Issue("missing_lines", item.path))
+    if any(count > 1 for count in Counter(fact.key for fact in facts if fact).values()):
+        found.append(Issue("duplicate_charge_item", f"{item.path}.lineItem"))
     _check_sequences([line.sequence for line in resource.lineItem or ()], f"{item.path}.lineItem", found)
     _total(resource.totalNet, net, f"{item.path}.totalNet", found)
     return Built(
@@ -165,7 +168,7 @@ def _charge(item: Item, resource: ChargeItem, amount: int | None, at: str, found
     service = _Service(
         line=0,
         when=resource.occurrenceDateTime or _start(resource.occurrencePeriod),
-        codes=values.procedure([resource.code], f"{at}.code", found),
+        codes=values.procedure([resource.code], f"{at}.code", found, item.document.aliases),
         units=values.units(resource.quantity, f"{at}.quantity", found),
         amount_cents=amount,
         diagnoses=values.diagnoses(resource.reason or (), f"{at}.reason", found),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -19,7 +19,9 @@ _NAMES_KEPT: Final = 20
 class Document:
     """The resources of one input by their names. A name that two of them bear names neither."""
 
-    def __init__(self, entries: Sequence[tuple[str, Raw]]) -> None:
+    def __init__(self, entries: Sequence[tuple[str, Raw]], aliases: Collection[str] = ()) -> None:
+        self.aliases = aliases
+        """Procedure codes of the sender's own that count beside CPT and HCPCS."""
         self._by_name: dict[str, Raw | None] = {}
         self._loaded: dict[tuple[int, type[BaseModel]], BaseModel | None] = {}
         self._invoices = [entry for entry in entries if _is_billing(entry[1])]

@@ -6,7 +6,8 @@ three places: facts, ignored with a reason, refused with issues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Final, Literal
 
 from fhir.resources.R4B.chargeitem import ChargeItem
@@ -52,9 +53,24 @@ _MEANINGS: Final[dict[str, dict[str, Meaning]]] = {
 _ESTIMATES: Final = ("preauthorization", "predetermination")
 
 
-def outcomes(body: bytes) -> Iterator[Outcome]:
-    """What becomes of every resource of an input, in its order."""
-    return (understand(item) for item in read(body))
+def outcomes(body: bytes, aliases: Collection[str] = ()) -> Iterator[Outcome]:
+    """What becomes of every resource of an input, in its order. `aliases`: as of `read`."""
+    return (_named(understand(item), item) for item in read(body, aliases))
+
+
+def _named(outcome: Outcome, item: Item) -> Outcome:
+    if item.resource is None:
+        return outcome
+    meta, found = item.resource.meta, list[Issue]()
+    key = _key(item, item.resource, found)
+    source = str(meta.source).partition("#")[0] if meta is not None and meta.source else ""
+    return replace(outcome, key="" if found else key, version=values.version(meta), source=source)
+
+
+def _key(item: Item, resource: Resource, found: list[Issue]) -> str:
+    if isinstance(resource, PaymentNotice | PaymentReconciliation):
+        return payments.void_key(item, resource, found)
+    return parties.name(item, resource, found).key
 
 
 def understand(item: Item) -> Outcome:
@@ -110,11 +126,9 @@ def _ignored(item: Item, resource: Resource, meaning: Meaning | None) -> str:
 
 def _void(item: Item, resource: Resource, found: list[Issue]) -> Outcome:
     """A deletion of every line that is listed, and of the document itself for those that no longer are."""
-    kind: Literal["charge", "payment"] = "charge"
-    if isinstance(resource, PaymentNotice | PaymentReconciliation):
-        kind, key = "payment", payments.void_key(item, resource, found)
-    else:
-        key = parties.name(item, resource, found).key
+    payment = isinstance(resource, PaymentNotice | PaymentReconciliation)
+    kind: Literal["charge", "payment"] = "payment" if payment else "charge"
+    key = _key(item, resource, found)
     numbers = charges.line_numbers(item, resource, found)
     if found:
         return _refused(item, found)

@@ -117,3 +117,8 @@ class Outcome:
     """Of a refused resource at least one is an error; otherwise they are warnings."""
     amount_cents: int = 0
     """The money it states, as far as it can be read: of facts the sum of their amounts."""
+    key: str = ""
+    """What the document of this resource is called, posted or not, where that could be made out."""
+    version: int = 0
+    source: str = ""
+    """meta.source without its fragment, which many servers fill with the number of a request."""

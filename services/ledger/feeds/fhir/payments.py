@@ -163,4 +163,4 @@ def _payment_names(reference: Reference) -> tuple[str, ...]:
 
 
 def _keys(kind: str, names: Sequence[str | None]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{kind}/{name}" for name in names if name))
+    return tuple(dict.fromkeys(values.plain_key(kind, name) for name in names if name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -34,6 +34,7 @@ ACCEPTED: Final[dict[str, type[Resource]]] = {
 }
 PATIENT_COPIES: Final = frozenset(("Account", "ClaimResponse", "Coverage", "ExplanationOfBenefit"))
 """They repeat for somebody else what is posted from other resources (HL7: "not for posting")."""
+MAX_ENTRIES: Final = 10_000
 BUNDLES: Final = ("batch", "collection", "message", "transaction")
 OTHERS: Final = frozenset(
     re.findall(
@@ -82,26 +83,33 @@ class _Refused(ValueError):
     pass
 
 
-def read(body: bytes) -> Iterator[Item]:
-    """Every resource of the input, in its order. An input that cannot be read is one Item with a fatal issue."""
+def read(body: bytes, aliases: Collection[str] = ()) -> Iterator[Item]:
+    """Every resource of the input, in its order. An input that cannot be read is one Item with a fatal issue.
+
+    `aliases`: procedure codes of the sender's own that count beside CPT and HCPCS."""
     try:
         root = _parse(body)
     except _Refused as refusal:
         yield Item(0, "", "", "", {}, Document(()), issues=(Issue(str(refusal)),))
         return
     if root.get("resourceType") != "Bundle":
-        yield _item(0, "", "", root, Document([("", root)]))
+        yield _item(0, "", "", root, Document([("", root)], aliases))
         return
     entries = root.get("entry", [])
     if root.get("type") not in BUNDLES or not isinstance(entries, list) or "implicitRules" in root:
         yield Item(0, "Bundle", "Bundle", "", {}, Document(()), issues=(Issue("unsupported_bundle", "Bundle"),))
         return
-    document = Document([(_full_url(entry), resource) for entry in entries if (resource := _resource(entry))])
+    if len(entries) > MAX_ENTRIES:
+        yield Item(0, "Bundle", "Bundle", "", {}, Document(()), issues=(Issue("too_many", "Bundle.entry"),))
+        return
+    named = [(_full_url(entry), resource) for entry in entries if (resource := _resource(entry))]
+    document = Document(named, aliases)
     for index, entry in enumerate(entries):
         path = f"Bundle.entry[{index}]"
         fault = _entry_fault(entry)
         if fault:
-            yield Item(index, path, "", "", {}, document, issues=(Issue(fault, path),))
+            raw = entry if isinstance(entry, dict) else {}
+            yield Item(index, path, "", "", raw, document, issues=(Issue(fault, path),))
         else:
             yield _item(index, f"{path}.resource", _full_url(entry), entry["resource"], document)
 

@@ -6,7 +6,7 @@ Nothing is rounded and nothing guessed: what cannot be taken as it stands become
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Final
@@ -133,9 +133,14 @@ def name_of(identifier: Identifier) -> str:
     return f"{identifier.system}|{identifier.value}" if identifier.system else str(identifier.value)
 
 
+def plain_key(kind: str, name: str) -> str:
+    """Type and name. A `#` only ever stands before the number of a line, so that no name looks like another's line."""
+    return f"{kind}/{name.replace('%', '%25').replace('#', '%23')}"
+
+
 def key(kind: str, name: str, at: str, found: list[Issue]) -> str:
-    """Type and name, if that can be a key. Room is left for the number of a line."""
-    made = f"{kind}/{name}"
+    """The same, if that can be a key. Room is left for the number of a line."""
+    made = plain_key(kind, name)
     if not name:
         found.append(Issue("missing_identifier", at))
     elif len(made) > MAX_KEY - 12 or not _KEY.fullmatch(made):
@@ -157,15 +162,19 @@ def version(meta: Meta | None) -> int:
     return 1
 
 
-def procedure(concepts: Sequence[CodeableConcept | None], at: str, found: list[Issue]) -> tuple[str, tuple[str, ...]]:
+def procedure(
+    concepts: Sequence[CodeableConcept | None], at: str, found: list[Issue], aliases: Collection[str] = ()
+) -> tuple[str, tuple[str, ...]]:
     """The CPT or HCPCS code of the first concept, and the modifiers of all of them.
 
-    A code of no system, or of a local one, counts if it looks like CPT; one of SNOMED or CVX does not.
+    A code of no system, or of a local one, counts if it looks like CPT; one of SNOMED or CVX does not. Without either,
+    one of the `aliases` is given as it was sent: the company knows what it means.
     """
     codings = [(c.system or "", c.code) for concept in concepts if concept for c in concept.coding or () if c.code]
     ranked = sorted(codings, key=lambda coding: not _is_procedure_system(coding[0]))
     usable = [code for system, code in ranked if not any(other in system.lower() for other in _OTHER_SYSTEMS)]
-    code = next((code for code in usable if _PROCEDURE.fullmatch(code)), "")
+    sent = (code for _, code in ranked if code in aliases)
+    code = next((code for code in usable if _PROCEDURE.fullmatch(code)), "") or next(sent, "")
     if not code:
         found.append(Issue("invalid_procedure_code", at))
     return code, tuple(dict.fromkeys(code for _, code in codings if _MODIFIER.fullmatch(code)))

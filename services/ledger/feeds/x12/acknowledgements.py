@@ -6,15 +6,19 @@ answers a status request (005010X212) is read as well, as far as it is alike.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any, Final, Literal
 
 from services.ledger.feeds.x12.claim_status import BatchStatus, ClaimStatus, ClaimStatuses
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields, mismatch, trailer_findings
 from services.ledger.feeds.x12.model import Finding
 from services.ledger.feeds.x12.reader import X12Unreadable, segments
+from services.ledger.feeds.x12.values import day
 
+SETS: Final = frozenset(("277", "997", "999"))
 _CONTROL: Final = frozenset(("ISA", "GS", "ST", "SE", "GE", "IEA"))
 _ERRORS_KEPT: Final = 1000
 
@@ -58,46 +62,123 @@ class Acknowledgement:
         return self.status in ("A", "E")
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The ST, or the TA1, that says something."""
+
+    ordinal: int
+    """Its place among the transactions of the file, of a TA1 among its TA1s, from 1."""
+    standard: str
+    """TA1, 997, 999 or 277."""
+    sender: str
+    interchange: tuple[str, ...]
+    """ISA09, ISA10 and ISA13 of its own envelope: small control numbers begin anew every day."""
+    control: str
+    made_on: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The end of a source: everything that it says has come."""
+
+    content_hash: str
+    """The same when it is delivered again, whatever else is in the file."""
+
+
 Event = Acknowledgement | BatchStatus | ClaimStatus | Finding
 
 
 def read(chunks: Iterable[bytes]) -> Iterator[Event]:
     """Every verdict in the file, in its order; a Finding where counts, control numbers or content are at fault."""
+    for _, event in read_sources(chunks):
+        if not isinstance(event, Complete):
+            yield event
+
+
+def read_sources(chunks: Iterable[bytes]) -> Iterator[tuple[Source | None, Event | Complete]]:
+    """The same, each with what says it, and each source's end. Faults of GE and IEA come without a source: which
+    transactions they concern, `survey` says."""
     envelope = EnvelopeTracker()
     found = False
-    component = control = ""
-    count = 0
-    reader: _Syntax | ClaimStatuses | None = None
+    isa: list[str] = []
+    open_set: _OpenSet | None = None
     for segment in segments(chunks):
-        name, count = segment[0], count + 1
+        name = segment[0]
         if name == "TA1":
             envelope.stray(name)
             found = True
-            yield _ta1(segment)
+            source = _source(isa, envelope.acknowledgements, name, "")
+            yield source, _ta1(segment)
+            yield source, Complete(_OpenSet(source, None, isa[16]).hashed(segment).hexdigest())
         elif name not in _CONTROL:
-            if reader is not None:
-                yield from reader.take(segment)
+            if open_set is not None:
+                yield from open_set.take(segment)
             else:
                 envelope.stray(name)
         elif name == "ISA":
             envelope.isa(segment)
-            component = segment[16]
+            isa = segment
         elif name == "GS":
             envelope.gs(segment)
         elif name == "ST":
             set_id, control, _ = (text.strip() for text in fields(segment, 3))
-            yield from envelope.st(set_id)[1]
-            reader, count = _reader(set_id, component), 1
-            found = found or reader is not None
+            problems = envelope.st(set_id)[1]
+            open_set = None
+            if reader := _reader(set_id, isa[16]):
+                found = True
+                open_set = _OpenSet(_source(isa, envelope.ordinal, set_id, control), reader, isa[16])
+                yield from ((open_set.source, problem) for problem in problems)
+            else:
+                yield from ((None, problem) for problem in problems)
         elif name == "SE":
-            if envelope.se() and reader is not None:
-                yield from reader.end()
-                yield from trailer_findings(segment, "segments", count, "ST02", control)
-            reader = None
+            if envelope.se() and open_set is not None:
+                yield from open_set.end(segment)
+            open_set = None
         elif fault := envelope.ge(segment) if name == "GE" else envelope.iea(segment):
-            yield from fault.problems
+            yield from ((None, problem) for problem in fault.problems)
     if not found:
         raise X12Unreadable("There is no acknowledgement in the file")
+
+
+def _source(isa: list[str], ordinal: int, standard: str, control: str) -> Source:
+    texts = [text.strip() for text in isa]
+    return Source(ordinal, standard, texts[6], (texts[9], texts[10], texts[13]), control, day(f"20{texts[9]}"))
+
+
+@dataclass(slots=True)
+class _OpenSet:
+    """A transaction while it is being read, or a TA1."""
+
+    source: Source
+    reader: _Syntax | ClaimStatuses | None
+    component: str
+    segments: int = 1
+    digest: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        one = self.source
+        self.digest = hashlib.sha256("\r".join((one.standard, one.sender, *one.interchange, one.control)).encode())
+
+    def hashed(self, segment: list[str]) -> Any:
+        """The digest, with one more segment; which separators were used does not matter."""
+        text = "\r".join(segment).rstrip("\r").replace(self.component, "\0")
+        self.digest.update(f"\n{text}".encode("utf-8", "surrogatepass"))
+        return self.digest
+
+    def take(self, segment: list[str]) -> Iterator[tuple[Source, Event]]:
+        """The next segment after ST."""
+        self.segments += 1
+        self.hashed(segment)
+        if self.reader is not None:
+            yield from ((self.source, event) for event in self.reader.take(segment))
+
+    def end(self, se: list[str]) -> Iterator[tuple[Source, Event | Complete]]:
+        """SE."""
+        if self.reader is not None:
+            yield from ((self.source, event) for event in self.reader.end())
+        found = trailer_findings(se, "segments", self.segments + 1, "ST02", self.source.control)
+        yield from ((self.source, finding) for finding in found)
+        yield self.source, Complete(self.digest.hexdigest())
 
 
 def _reader(set_id: str, component: str) -> _Syntax | ClaimStatuses | None:

@@ -45,8 +45,10 @@ class EnvelopeTracker:
 
     def __init__(self) -> None:
         self.ordinal = 0
-        self.acknowledges = False
-        """There was a TA1, which is an interchange without a transaction by design."""
+        self.acknowledgements = 0
+        """How many TA1 there were: each is an interchange without a transaction by design."""
+        self.asks_reply = False
+        """Some interchange wants to be answered (ISA14)."""
         self._interchange: Envelope | None = None
         self._group: Envelope | None = None
         self._of_remittances = False
@@ -63,6 +65,7 @@ class EnvelopeTracker:
         self._interchange = Envelope(
             sender=segment[6].strip(), receiver=segment[8].strip(), interchange_control=segment[13].strip()
         )
+        self.asks_reply = self.asks_reply or segment[14].strip() == "1"
         widths = tuple(len(element) for element in segment[1:])
         wrong = [f"ISA{i:02}" for i, (is_, be) in enumerate(zip(widths, _ISA_WIDTHS, strict=True), 1) if is_ != be]
         self._shape = [mismatch(f"ISA is not of fixed width: {', '.join(wrong)}")] if wrong else []
@@ -109,7 +112,9 @@ class EnvelopeTracker:
     def stray(self, name: str) -> None:
         """A segment outside every transaction. Its likely home is lost."""
         if name == "TA1":
-            self.acknowledges = True
+            self.acknowledgements += 1
+            if self.acknowledgements > MAX_TRANSACTIONS:
+                raise X12Unreadable(f"There are more than {MAX_TRANSACTIONS} TA1 in one file")
         elif not self._in_transaction and not self._strays:
             self._strays.append(mismatch(f"{name[:3]!r} lies outside any transaction"))
 

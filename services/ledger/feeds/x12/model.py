@@ -246,6 +246,10 @@ class Transaction:
     content_hash: str = ""
     """Same for the same payment in another envelope, other separators, other line breaks."""
     problems: tuple[Finding, ...] = ()
+    faults: int = 0
+    """How many of them are in its own segments: what a 999 rejects. Counts and control numbers it names itself."""
+    late_reversals: bool = False
+    """Some reversal comes after another claim: perhaps after its own correction (RFI 791: the order is free)."""
 
     @property
     def reason(self) -> Code | None:

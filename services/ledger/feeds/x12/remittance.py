@@ -7,6 +7,7 @@ What is wrong with a transaction may be known only at its SE, or at the GE and I
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
 from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, ProviderAdjustment, Transaction
@@ -16,13 +17,24 @@ from services.ledger.feeds.x12.transaction import Remittance
 _CONTROL = frozenset(("ISA", "GS", "ST", "SE", "GE", "IEA"))
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Event]:
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a file: every transaction with all its faults, in order, and what the envelopes say beside them."""
+
+    transactions: tuple[Transaction, ...]
+    acknowledgements: int
+    """How many TA1 there are."""
+    asks_reply: bool
+    """Some interchange wants to be answered (ISA14)."""
+
+
+def read(chunks: Iterable[bytes], envelope: EnvelopeTracker | None = None) -> Iterator[Event]:
     """Everything in the file, in its order: per 835 its Header, its Claims and ProviderAdjustments, its Transaction.
 
     An EnvelopeFault follows the transactions it concerns. X12Unreadable may come at any time until the end, so
     nothing may be kept of a file that was not read to its end once.
     """
-    envelope = EnvelopeTracker()
+    envelope = envelope or EnvelopeTracker()
     component = ""
     set_id: str | None = None
     remittance: Remittance | None = None
@@ -49,20 +61,26 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
             envelope.gs(segment)
         elif fault := envelope.ge(segment) if name == "GE" else envelope.iea(segment):
             yield fault
-    if not envelope.ordinal and not envelope.acknowledges:
+    if not envelope.ordinal and not envelope.acknowledgements:
         raise X12Unreadable("There is no transaction in the file")
 
 
 def survey(chunks: Iterable[bytes]) -> tuple[Transaction, ...]:
     """Every transaction of the file, in order, with all its faults; X12Unreadable when the file may not be used."""
+    return contents(chunks).transactions
+
+
+def contents(chunks: Iterable[bytes]) -> Contents:
+    """The same with what else there is."""
+    envelope = EnvelopeTracker()
     found: list[Transaction] = []
-    for event in read(chunks):
+    for event in read(chunks, envelope):
         if isinstance(event, Transaction):
             found.append(event)
         elif isinstance(event, EnvelopeFault):
             for i in range(event.first - 1, event.last):
                 found[i] = found[i].blamed(event.problems)
-    return tuple(found)
+    return Contents(tuple(found), envelope.acknowledgements, envelope.asks_reply)
 
 
 def claims(chunks: Iterable[bytes], ordinal: int) -> Iterator[Claim | ProviderAdjustment]:

@@ -50,7 +50,8 @@ class Remittance:
         self._provider_rows: list[ProviderAdjustment] = []
         self._segments = 1
         self._problems = list(problems)
-        self._unlisted = 0
+        self._unlisted = self._faults = 0
+        self._others = self._late_reversals = False
         self._digest = hashlib.sha256()
         self._unhashed: list[list[str]] = []
         self._claim_size = 0
@@ -112,6 +113,8 @@ class Remittance:
                 provider=tuple(self._provider_rows),
                 content_hash=self._digest.hexdigest(),
                 problems=(*self._problems, *found),
+                faults=self._faults,
+                late_reversals=self._late_reversals,
             )
         )
         return self._ready
@@ -125,10 +128,14 @@ class Remittance:
 
     def _close_claim(self) -> None:
         if self._claim is not None:
-            self._ready.append(self._claim.close(self._claims))
+            claim = self._claim.close(self._claims)
+            self._late_reversals = self._late_reversals or (claim.is_reversal and self._others)
+            self._others = self._others or not claim.is_reversal
+            self._ready.append(claim)
             self._claim = self._loop = None
 
     def _fault(self, detail: str) -> None:
+        self._faults += 1
         if len(self._problems) < _FINDINGS_SHOWN:
             self._problems.append(mismatch(f"Segment {self._segments}: {detail}"))
         else:

@@ -1,0 +1,182 @@
+"""Tokens for people who have proved who they are: which company, whether a second factor is due, the session.
+
+A second factor is due when the person has enrolled one, or when the company requires one (`mfa_required`). Who has none
+yet gets, by his password, a token without company and without a role of the matrix: it admits to the enrolment and to
+nothing else, has no session and lives for minutes (decision record 11).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+from services.identity.domain import Company, User
+from services.identity.sealing import Sealer
+from services.identity.service.acts import Act
+from services.identity.service.keys import active_key
+from services.identity.store import companies, sessions
+from services.identity.store.sessions import RefreshToken
+from services.identity.tokens import Claims, Issuer, new_secret, secret_hash
+from shared.access.policy import MFA_ENROLMENT, OPERATOR
+from shared.db import Connection
+
+CONSOLE: Final = "console"
+"""`client_id` of tokens that a person got: the product's own console and tools."""
+
+# How a person proved himself, in the words of RFC 8176.
+PASSWORD: Final = ("pwd",)
+PASSWORD_AND_CODE: Final = ("pwd", "otp", "mfa")
+PASSKEY: Final = ("pop", "user", "mfa")
+_MFA: Final = "mfa"
+
+
+class OAuthError(Exception):
+    """An error answer of RFC 6749 section 5.2."""
+
+    def __init__(self, error: str, description: str, status: int = 400) -> None:
+        super().__init__(error)
+        self.error = error
+        self.description = description
+        self.status = status
+
+
+def wrong_credentials() -> OAuthError:
+    return OAuthError("invalid_grant", "The user name or password is not right, or the account cannot be used")
+
+
+def no_such_company() -> OAuthError:
+    """D11: one answer for a company that is absent, closed or another's."""
+    return OAuthError("invalid_grant", "The company is not available to this account")
+
+
+def mfa_required() -> OAuthError:
+    return OAuthError("mfa_required", "Sign in with a second factor: a code in `otp`, or a passkey")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the token endpoint answers. `scope` is set only when the token is good for less than the user's role."""
+
+    access_token: str
+    expires_in: int
+    company_id: UUID | None
+    refresh_token: str | None = None
+    scope: str | None = None
+    token_type: str = "Bearer"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIssuer:
+    """Opens and renews sessions. `idle` and `longest` bound them."""
+
+    issuer: Issuer
+    sealer: Sealer
+    idle: timedelta
+    longest: timedelta
+
+    async def open(
+        self, connection: Connection, user: User, company: str | None, methods: tuple[str, ...], *, has_factor: bool
+    ) -> Tokens:
+        """A new session, or the token for the enrolment that has to come first. Raises OAuthError."""
+        found = await _company_of(connection, user, company)
+        companies_concerned = [found.id] if found else []
+        act = Act(connection, user.id, user.user_name)
+        if _MFA not in methods and (has_factor or (found is not None and found.mfa_required)):
+            if has_factor or methods != PASSWORD:
+                raise mfa_required()
+            await act.audit("mfa_enrolment_begun", user.id, companies_concerned)
+            return await self._for_enrolment(connection, user)
+        now = datetime.now(UTC)
+        row = RefreshToken(
+            token_hash=b"",
+            family=uuid4(),
+            user_id=user.id,
+            company_id=found.id if found else None,
+            access_token_id=uuid4(),
+            used=False,
+            expires_at=now,
+            family_expires_at=now + self.longest,
+            started_at=now,
+            issued_at=now,
+            methods=methods,
+        )
+        tokens = await self._issue(connection, user, row)
+        await act.audit("sign_in", user.id, companies_concerned)
+        return tokens
+
+    async def renew(self, connection: Connection, user: User, known: RefreshToken, company: str | None) -> Tokens:
+        """The next tokens of a session, for the same company or another of the user's. Raises OAuthError, and then
+        nothing has changed."""
+        wanted = company or (str(known.company_id) if known.company_id else None)
+        found = await _company_of(connection, user, wanted)
+        if found is not None and found.mfa_required and _MFA not in known.methods:
+            raise mfa_required()
+        await sessions.mark_used(connection, known.token_hash)
+        # A shorter limit set since holds for the sessions that are open, too.
+        ends = min(known.family_expires_at, known.started_at + self.longest)
+        row = replace(
+            known,
+            company_id=found.id if found else None,
+            access_token_id=uuid4(),
+            issued_at=datetime.now(UTC),
+            family_expires_at=ends,
+        )
+        return await self._issue(connection, user, row)
+
+    def ended(self, known: RefreshToken) -> bool:
+        """Whether a session has been idle for too long, or has gone on for too long."""
+        now = datetime.now(UTC)
+        return known.expires_at <= now or known.issued_at + self.idle <= now or known.started_at + self.longest <= now
+
+    async def _issue(self, connection: Connection, user: User, row: RefreshToken) -> Tokens:
+        access_token = await self._signed(connection, person_claims(user, row.company_id), row.access_token_id)
+        secret = new_secret()
+        until = min(row.issued_at + self.idle, row.family_expires_at)
+        await sessions.insert_refresh_token(
+            connection, replace(row, token_hash=secret_hash(secret), used=False, expires_at=until)
+        )
+        return Tokens(access_token, self.issuer.seconds, row.company_id, secret)
+
+    async def _for_enrolment(self, connection: Connection, user: User) -> Tokens:
+        claims = replace(person_claims(user, None), role=MFA_ENROLMENT, locations=())
+        token = await self._signed(connection, claims, uuid4())
+        return Tokens(token, self.issuer.seconds, None, scope=MFA_ENROLMENT)
+
+    async def for_machine(self, connection: Connection, claims: Claims) -> Tokens:
+        """An access token without a session."""
+        return Tokens(await self._signed(connection, claims, uuid4()), self.issuer.seconds, claims.company_id)
+
+    async def _signed(self, connection: Connection, claims: Claims, token_id: UUID) -> str:
+        return self.issuer.sign(await active_key(connection, self.sealer), claims, token_id)
+
+
+def person_claims(user: User, company_id: UUID | None) -> Claims:
+    return Claims(
+        subject=user.id,
+        client_id=CONSOLE,
+        user_name=user.user_name,
+        user_type=user.user_type,
+        role=user.role,
+        affiliation=user.affiliation,
+        company_id=company_id,
+        locations=user.claimed_locations(company_id),
+        authz_version=user.authz_version,
+    )
+
+
+async def _company_of(connection: Connection, user: User, wanted: str | None) -> Company | None:
+    """The company a token is for: the one asked for, else the default (U6), else the first that is open."""
+    if user.role == OPERATOR:
+        if wanted is not None:
+            raise no_such_company()
+        return None
+    mine = {str(c.id): c for c in (await companies.companies(connection, user.company_ids)).values() if c.active}
+    if wanted is not None:
+        if wanted.lower() not in mine:
+            raise no_such_company()
+        return mine[wanted.lower()]
+    if not mine:
+        raise wrong_credentials()
+    return mine.get(str(user.default_company_id)) or next(iter(mine.values()))

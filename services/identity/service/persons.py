@@ -1,0 +1,69 @@
+"""Who calls about his own sign-in: with an open session, or on the way to his first second factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from services.identity.domain import User
+from services.identity.service.acts import current_user
+from services.identity.store import factors, sessions, users
+from services.identity.store.factors import Factors
+from services.identity.store.sessions import RefreshToken
+from shared.access.policy import MFA_ENROLMENT
+from shared.access.principal import Principal
+from shared.db import Connection
+from shared.errors import Forbidden, Unauthenticated
+
+_RECENT: Final = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """The caller, what he has enrolled, and his session (None: an enrolment token)."""
+
+    user: User
+    factors: Factors
+    session: RefreshToken | None
+
+    @property
+    def session_id(self) -> UUID | None:
+        return self.session.id if self.session else None
+
+    def require_recent(self) -> None:
+        """Ways to sign in are changed only soon after a sign-in with all that is enrolled (ASVS 5.0 7.5.1), so that
+        somebody who finds a screen unlocked, or an access token, cannot move in for good."""
+        if self.session is None:
+            return
+        if self.session.started_at < datetime.now(UTC) - _RECENT:
+            raise Forbidden("Sign in again to change how you sign in", code="sign_in_again")
+        if self.factors.any and "mfa" not in self.session.methods:
+            raise Forbidden("Sign in with your second factor to change how you sign in", code="sign_in_again")
+
+
+async def strengthen(connection: Connection, me: Person, methods: tuple[str, ...]) -> None:
+    """The session in which a factor is enrolled has proved it."""
+    if me.session is not None:
+        await sessions.set_methods(connection, me.session.id, methods)
+
+
+async def person(connection: Connection, caller: Principal) -> Person:
+    """The person who calls, as the database knows him now. Raises Unauthenticated when his session has ended, or when
+    a token for the enrolment is used although there is something enrolled."""
+    if caller.role != MFA_ENROLMENT:
+        user: User | None = await current_user(connection, caller)
+    else:
+        user = await users.user(connection, caller.subject)
+        if user is not None and (not user.active or user.authz_version != caller.authz_version):
+            user = None
+    if user is None:
+        raise Unauthenticated("Your rights have changed: get a new token", code="token_stale")
+    enrolled = await factors.factors(connection, user.id)
+    session = None
+    if caller.role != MFA_ENROLMENT:
+        session = await sessions.session_of(connection, UUID(caller.token_id))
+    if (session is None) != (caller.role == MFA_ENROLMENT) or (session is None and enrolled.any):
+        raise Unauthenticated("Your session has ended: sign in again")
+    return Person(user, enrolled, session)

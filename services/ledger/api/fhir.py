@@ -1,0 +1,96 @@
+"""FHIR R4 by HTTP: charges and payments, single or in a Bundle; and what may be sent here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from services.ledger.api.common import ledger, whole
+from services.ledger.feeds import fhir_store, intake
+from services.ledger.feeds.fhir.answer import MEDIA_TYPE, capability_statement, operation_outcome
+from services.ledger.feeds.fhir.issues import Issue
+from services.ledger.feeds.fhir.model import Outcome
+from services.ledger.feeds.fhir.reader import ACCEPTED
+from services.ledger.feeds.fhir_posting import ask_all, post_feed, understood
+from services.ledger.feeds.intake import Feed
+from shared.access.principal import Guard
+from shared.errors import PayloadTooLarge
+from shared.ids import uuid7
+from shared.web import Call, Endpoint, json_response
+
+_UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
+_VERSION, _RELEASED = "1", date(2026, 11, 21)
+"""Of what the CapabilityStatement says."""
+_NOT_JSON = ("not_json", "duplicate_key", "not_a_number")
+
+
+async def resources(call: Call) -> web.Response:
+    """The feed, when there was something that could be read. Otherwise an OperationOutcome, and nothing is stored:
+    400 for what is no JSON, 413 for what is too large, 422 for the rest."""
+    try:
+        body = await whole(call.request)
+    except PayloadTooLarge:
+        return _refusal([_alone(Issue("too_large"))], 413)
+    company_id, client_id = call.principal.company, call.principal.client_id
+    found = await understood(ledger(call), company_id, body)
+    if refused := _unreadable(found):
+        return _refusal(refused, 400 if refused[0].issues[0].code in _NOT_JSON else 422)
+    await ledger(call).learn({company_id})
+    digest = hashlib.sha256(body).digest()
+    interrupted = await intake.unfinished(ledger(call).pool, company_id, digest, fhir_store.FORMAT)
+    feed = Feed(company_id, interrupted or uuid7(), fhir_store.FORMAT, "emr")
+    await intake.open_feed(ledger(call).pool, feed, channel="http", sender=client_id, body_hash=digest, chunks=[body])
+    asked = await ask_all(ledger(call), feed, found, client_id if call.principal.is_emr else None)
+    await post_feed(ledger(call), feed, asked, call.correlation_id)
+    await intake.close_feed(ledger(call).pool, feed)
+    return json_response(await intake.read_feed(ledger(call).pool, company_id, feed.feed_id))
+
+
+async def metadata(_: Call) -> web.Response:
+    return _fhir(capability_statement(software_version=_VERSION, released=_RELEASED))
+
+
+def _unreadable(found: Sequence[Outcome]) -> list[Outcome]:
+    """Why there is nothing here to keep: one fault of all of it, or no resource that anybody could work with."""
+    if any(issue.severity == "fatal" for outcome in found for issue in outcome.issues):
+        return list(found)
+    if any(outcome.state != "refused" or outcome.kind in ACCEPTED for outcome in found):
+        return []
+    return list(found) or [_alone(Issue("nothing_known", "Bundle.entry"))]
+
+
+def _alone(issue: Issue) -> Outcome:
+    return Outcome(0, issue.expression, "", "refused", issues=(issue,))
+
+
+def _refusal(outcomes: Sequence[Outcome], status: int) -> web.Response:
+    return _fhir(operation_outcome(outcomes), status)
+
+
+def _fhir(document: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type=MEDIA_TYPE)
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/feeds/fhir",
+        resources,
+        _UPLOAD,
+        "Send FHIR R4 charges and payments, single or in a Bundle",
+        raw_types=(MEDIA_TYPE, "application/json"),
+    ),
+    Endpoint(
+        "GET",
+        "/v1/feeds/fhir/metadata",
+        metadata,
+        _UPLOAD,
+        "What FHIR may be sent (CapabilityStatement)",
+        answer_type=MEDIA_TYPE,
+    ),
+)
