@@ -150,8 +150,8 @@ def item_id(message: Waiting, number: int) -> UUID:
 
 
 async def waiting(pool: asyncpg.Pool, feed: Feed | None = None) -> list[Waiting]:
-    """Messages to post, oldest first: of a feed, with those that it brought again before anybody had posted them, so that
-    whoever sends again knows that they are; or all that nobody else is about to post."""
+    """Messages to post, oldest first: of a feed, with those that it brought again before anybody had posted them, so
+    that whoever sends again knows that they are; or all that nobody else is about to post."""
     rows = await pool.fetch(_WAITING, feed.feed_id if feed else None, feed.company_id if feed else None, _TAKEN_BYTES)
     return [_waiting(row) for row in rows]
 
