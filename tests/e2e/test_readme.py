@@ -16,16 +16,15 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 async def test_the_calls_of_the_readme_answer_as_it_says(place: Path) -> None:
-    section = README.read_text().split("## Use it")[1]
-    script = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
-    assert script is not None
+    section = README.read_text().split("## Use it")[1].split("## Deploy it")[0]
+    script = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
     async with running(place) as run:
         said = await asyncio.to_thread(run.read_to, LAST_LINE)
         password = re.search(r"all with the password (\w+)", said)
         assert password is not None
         done = await asyncio.to_thread(
             subprocess.run,
-            ["bash", "-euo", "pipefail", "-c", script[1].replace("curl -s", "curl -sf")],
+            ["bash", "-euo", "pipefail", "-c", script.replace("curl -s", "curl -sf")],
             env={**os.environ, "B": run.base, "DEMO_PASSWORD": password[1]},
             capture_output=True,
             text=True,
@@ -34,4 +33,5 @@ async def test_the_calls_of_the_readme_answer_as_it_says(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('{"report":"my-payment-activity"')
     assert '{"report":"payment-balancing"' in done.stdout
-    assert "payment_id,posted_at,posting_date" in done.stdout, "the last call asks for CSV"
+    assert "payment_id,posted_at,posting_date" in done.stdout, "one call asks for CSV"
+    assert done.stdout.count('{"items":[{"') == 2, "the demo sent feeds, and something of them waits for a person"
