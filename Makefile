@@ -1,6 +1,6 @@
 # Two commands matter: `make run` starts everything on this machine, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check bench fuzz lock docs rebuild clean
+.PHONY: help run setup test check bench fuzz audit lock docs rebuild clean
 
 PYTHON := .venv/bin/python
 # Two workers suit two cores; each has a PostgreSQL (and, when it needs one, a RabbitMQ) of its own.
@@ -33,6 +33,14 @@ bench: setup  ## measure the services against their floors
 
 fuzz: setup  ## 100,000 damaged files for every reader of feeds (FUZZ_CASES, FUZZ_SEED); nightly
 	FUZZ_CASES=$${FUZZ_CASES:-100000} $(PYTHON) -m pytest tests/fuzz -n 2
+
+audit: setup  ## look the locked packages up in the database of known vulnerabilities; needs the network
+	@for lock in requirements.lock requirements-dev.lock; do \
+		echo "==> $$lock"; \
+		$(PYTHON) -m pip_audit --requirement $$lock --require-hashes --disable-pip --strict --progress-spinner off && continue; \
+		echo "==> Not proven clean: $$lock has packages with known vulnerabilities, or the database was not reached" >&2; \
+		exit 1; \
+	done
 
 lock: setup  ## resolve the dependencies again and write both lock files
 	$(COMPILE) --output-file requirements.lock

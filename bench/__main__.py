@@ -13,13 +13,20 @@ from pathlib import Path
 import asyncpg
 
 from bench.folding import folding
+from bench.guarding import guarding
 from bench.parsing import parsing
 from bench.posting import posting
 from bench.remittance import remittances_posted
 from bench.rounds import Result
 from deploy.postgres import PrivatePostgres
 
-BENCHMARKS = {"posting": posting, "folding": folding, "parsing": parsing, "remittance": remittances_posted}
+BENCHMARKS = {
+    "posting": posting,
+    "guarding": guarding,
+    "folding": folding,
+    "parsing": parsing,
+    "remittance": remittances_posted,
+}
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"

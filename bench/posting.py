@@ -70,7 +70,7 @@ async def prepare(dsn: str) -> dict[str, Any]:
     return {"companies": companies}
 
 
-def _token(key: ECKey, company: str) -> str:
+def token(key: ECKey, company: str) -> str:
     now = int(time.time())
     claims = {
         "iss": "billing-identity",
@@ -139,7 +139,7 @@ def posting(dsn: str) -> list[Result]:
     key = ECKey.generate_key("P-256", auto_kid=True)
     public = {**key.as_dict(private=False), "alg": ALGORITHM}
     context = multiprocessing.get_context("spawn")
-    bare, same, mine = _free_port(), _free_port(), _free_port()
+    bare, same, mine = free_port(), free_port(), free_port()
     servers = [
         context.Process(target=_floor, args=(dsn, bare, False), daemon=True),
         context.Process(target=_floor, args=(dsn, same, True), daemon=True),
@@ -149,13 +149,13 @@ def posting(dsn: str) -> list[Result]:
         server.start()
     try:
         for port in (bare, same, mine):
-            _wait(port)
-        kinds = tuple(_kind(one, _token(key, one["company"])) for one in facts["companies"])
-        product = _sender(mine, kinds)
+            wait(port)
+        kinds = tuple(kind(one, token(key, one["company"])) for one in facts["companies"])
+        product = sender(mine, kinds)
         return [
-            measure("post_one_payment", _sender(bare, kinds), product),
-            measure("post_one_payment, floor on uvloop", _sender(same, kinds), product),
-            measure("post_one_payment, one company", _sender(bare, kinds[:1]), _sender(mine, kinds[:1])),
+            measure("post_one_payment", sender(bare, kinds), product),
+            measure("post_one_payment, floor on uvloop", sender(same, kinds), product),
+            measure("post_one_payment, one company", sender(bare, kinds[:1]), sender(mine, kinds[:1])),
         ]
     finally:
         for server in servers:
@@ -163,7 +163,7 @@ def posting(dsn: str) -> list[Result]:
             server.join()
 
 
-def _kind(facts: Mapping[str, str], token: str) -> tuple[str, str]:
+def kind(facts: Mapping[str, str], token: str) -> tuple[str, str]:
     """Head and body of a payment in one of the companies."""
     body = json.dumps(
         {
@@ -185,7 +185,7 @@ def _kind(facts: Mapping[str, str], token: str) -> tuple[str, str]:
     return head, body
 
 
-def _sender(port: int, kinds: tuple[tuple[str, str], ...]) -> Callable[[], float]:
+def sender(port: int, kinds: tuple[tuple[str, str], ...]) -> Callable[[], float]:
     """Sends payments for a while and says how many a second."""
     sent = 0
 
@@ -198,14 +198,14 @@ def _sender(port: int, kinds: tuple[tuple[str, str], ...]) -> Callable[[], float
     return send
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait(port: int) -> None:
+def wait(port: int) -> None:
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -36,12 +36,12 @@ from shared.loopback import LoopbackBus
 from shared.process import bus_check
 from shared.web import json_response
 from shared.web.app import MAX_JSON_BYTES, ReadyCheck, failed_checks, problem_response
-from shared.web.serve import run_all, stop_on_signals
+from shared.web.serve import listening, run_all, stop_on_signals
 
-SERVICES: Final[dict[str, Callable[[Config], web.Application]]] = {
-    "identity": identity_app,
-    "ledger": ledger_app,
-    "reporting": reporting_app,
+SERVICES: Final[dict[str, Callable[[Config, Bus], web.Application]]] = {
+    "identity": lambda config, _: identity_app(config),
+    "ledger": lambda config, bus: ledger_app(config, bus=bus),
+    "reporting": lambda config, bus: reporting_app(config, bus=bus),
 }
 # All of them exist before the first relay publishes: a queue made later would miss what went before.
 _SUBSCRIPTIONS: Final = (
@@ -68,28 +68,23 @@ async def run(config: Config, listener: socket.socket, when_ready: Callable[[], 
     stop, jobs_stop = stop_on_signals(), asyncio.Event()
     bus = await _connect(config)
     checks = _checks(config, bus)
-    runner = web.AppRunner(
-        _root(config, checks),
-        access_log=None,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-        max_line_size=8190,
-        max_field_size=8190,
-    )
-    await runner.setup()
-    await web.SockSite(runner, listener, backlog=1024).start()
-    jobs = asyncio.create_task(run_all(jobs_stop, *_jobs(config, jobs_stop, bus)))
-    greeting = asyncio.create_task(_greet(checks, bus, stop, when_ready))
-    greeting.add_done_callback(lambda task: None if task.cancelled() or task.exception() is None else stop.set())
-    stopped = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait((jobs, stopped), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (greeting, stopped):
-            task.cancel()
-        _, outcome = await asyncio.gather(stopped, greeting, return_exceptions=True)
-        await runner.cleanup()
+        async with listening(_root(config, checks, bus), sock=listener, shutdown_seconds=_SHUTDOWN_SECONDS):
+            jobs = asyncio.create_task(run_all(jobs_stop, *_jobs(config, jobs_stop, bus)))
+            greeting = asyncio.create_task(_greet(checks, bus, stop, when_ready))
+            greeting.add_done_callback(
+                lambda task: None if task.cancelled() or task.exception() is None else stop.set()
+            )
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait((jobs, stopped), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (greeting, stopped):
+                    task.cancel()
+                _, outcome = await asyncio.gather(stopped, greeting, return_exceptions=True)
         jobs_stop.set()
         await jobs
+    finally:
         await bus.close()
     if isinstance(outcome, Exception):
         raise outcome
@@ -148,7 +143,7 @@ async def _greet(
     await when_ready()
 
 
-def _root(config: Config, checks: dict[str, ReadyCheck]) -> web.Application:
+def _root(config: Config, checks: dict[str, ReadyCheck], bus: Bus) -> web.Application:
     root = web.Application(client_max_size=MAX_JSON_BYTES)
 
     async def start_page(_: web.Request) -> web.Response:
@@ -171,7 +166,7 @@ def _root(config: Config, checks: dict[str, ReadyCheck]) -> web.Application:
 
     root.add_routes([web.get("/", start_page), web.get("/livez", livez), web.get("/readyz", readyz)])
     for name, create_app in SERVICES.items():
-        root.add_subapp(f"/{name}", create_app(config))
+        root.add_subapp(f"/{name}", create_app(config, bus))
     root.router.add_route("*", "/{anything:.*}", nothing)
     return root
 

@@ -19,7 +19,7 @@ from services.ledger.feeds.cloudevents import EVENT_MODELS
 from services.ledger.feeds.consumer import SUBSCRIPTION
 from services.reporting.api import ENDPOINTS as REPORTING
 from shared.bus import BILLING_EVENTS, EMR_FEED
-from shared.contracts.identity_events import STATES
+from shared.contracts.identity_events import HEARTBEAT, STATES, Heartbeat
 from shared.contracts.ledger_events import POSTING, PostingEvent
 from shared.web.openapi import openapi_document
 
@@ -33,7 +33,7 @@ _TITLES: Final = {
 
 def asyncapi_document() -> dict[str, Any]:
     """AsyncAPI 3.0: what the services publish and what an EMR integration may publish to them."""
-    published: dict[str, type[BaseModel]] = {POSTING: PostingEvent, **STATES}
+    published: dict[str, type[BaseModel]] = {POSTING: PostingEvent, **STATES, HEARTBEAT: Heartbeat}
     models = list(dict.fromkeys([*published.values(), *EVENT_MODELS.values()]))
     refs, schemas = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
@@ -71,7 +71,8 @@ def asyncapi_document() -> dict[str, Any]:
 _DESCRIPTION: Final = (
     "Every message is a CloudEvents 1.0 event; the payloads below are its `data`. On billing.events the body is the"
     " whole envelope (structured). On emr.feed both structured mode and binary mode (ce- headers) are taken. The"
-    " routing key is the event's type. Delivery is at least once: `source` and `id` tell repetitions."
+    " routing key is the event's type, but for the heartbeat (`heartbeat.identity`). Delivery is at least"
+    " once: `source` and `id` tell repetitions."
 )
 
 

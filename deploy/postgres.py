@@ -214,6 +214,10 @@ class PrivatePostgres:
             "unix_socket_directories": "",
             "timezone": "UTC",
             "log_timezone": "UTC",
+            # DETAIL lines quote the keys of rows, which may be patients' data; parameters are never written.
+            "log_error_verbosity": "terse",
+            "log_parameter_max_length": "0",
+            "log_parameter_max_length_on_error": "0",
             "max_connections": "100",
             **self._settings,
         }

@@ -27,10 +27,13 @@ class PrivateRabbit:
     client can find the node again.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: tuple[Path, Path, Path] | None = None) -> None:
+        """`tls`: the authority's certificate, the node's own and its key; then the node listens with TLS as well."""
         self.home = directory.absolute()
         self.log = self.home / "rabbit.log"
         self.port = 0
+        self.tls_port = 0
+        self._tls = tls
         self._server = Path()
         self._environment: dict[str, str] = {}
         self._password = ""
@@ -41,6 +44,11 @@ class PrivateRabbit:
     def url(self) -> str:
         """Address of the default virtual host."""
         return f"amqp://{USER}:{self._password}@127.0.0.1:{self.port}/"
+
+    @property
+    def tls_url(self) -> str:
+        """The same by TLS."""
+        return f"amqps://{USER}:{self._password}@127.0.0.1:{self.tls_port}/"
 
     @property
     def running(self) -> bool:
@@ -156,7 +164,7 @@ class PrivateRabbit:
         (self.home / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"default_user = {USER}\ndefault_pass = {self._password}\n"
-            "log.console = true\nlog.console.level = warning\nlog.file = false\n"
+            "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._tls_settings()
         )
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL"))}
         self._environment = {
@@ -177,6 +185,17 @@ class PrivateRabbit:
             # Makes the start script become the Erlang machine: one process, whose signals reach it.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
+
+    def _tls_settings(self) -> str:
+        if self._tls is None:
+            return ""
+        self.tls_port = processes.free_port()
+        authority, certificate, key = self._tls
+        return (
+            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {authority}\nssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
+            "ssl_options.versions.1 = tlsv1.2\nssl_options.verify = verify_none\n"
+        )
 
     def _launch(self) -> None:
         if self._mapper is None:

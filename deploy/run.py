@@ -86,6 +86,7 @@ def _run(screen: Console) -> None:
         with _step(screen, "Migrations"):
             _migrate(databases)
         complete = _complete(config, databases, secrets, listener)
+        complete = complete.model_copy(update={"seal_dir": config.seal_dir or home / "seals"})
 
         complete = complete.model_copy(update={"mllp_port": _free_port(screen, config.host, config.mllp_port)})
 

@@ -86,6 +86,19 @@ class Subscription:
     max_wait_seconds: float = 0.02
 
 
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """What every process that listens hears for itself, as long as it listens: news that ages quickly.
+
+    There is no queue that outlives the listener, so what is published while it does not listen is never heard.
+    `name` is what its queue's name begins with.
+    """
+
+    name: str
+    exchange: str
+    routing_keys: tuple[str, ...]
+
+
 class Publisher(Protocol):
     """The half of the bus that a relay needs."""
 
@@ -115,6 +128,17 @@ class Bus(Publisher, Protocol):
 
         The batch in hand is finished first. It waits out a broker that is away, and raises `BusError` when the
         broker is there and consuming fails again and again.
+        """
+        ...
+
+    async def listen(
+        self, broadcast: Broadcast, opened: Callable[[], None], heard: Callable[[Message], None], stop: asyncio.Event
+    ) -> None:
+        """Hear what is published, until `stop`, waiting out whatever goes wrong; delivery is at most once.
+
+        `opened` is called each time that listening begins: every message that is accepted after it will be `heard`
+        unless listening is interrupted, and after an interruption `opened` comes again. Neither may raise or wait.
+        Listening says nothing of `connected`.
         """
         ...
 

@@ -33,6 +33,11 @@ class Config(BaseSettings):
     watch_dir: Path | None = None
     """Directory in which the ledger looks for files of its companies (an SFTP drop); None: nowhere."""
 
+    seal_dir: Path | None = None
+    """Directory, outside of the databases, in which the signed heads of the sealed audit are kept; None: nowhere."""
+    seal_key: SecretStr | None = None
+    """EC key (P-256, PEM) that signs them; made and kept in `seal_dir` when absent."""
+
     identity_database_url: SecretStr | None = None
     ledger_database_url: SecretStr | None = None
     reporting_database_url: SecretStr | None = None

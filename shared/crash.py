@@ -23,6 +23,9 @@ CrashPoint = Literal[
     "watched.after_claim",
     "watched.after_commit",
     "watched.after_move",
+    "seal.before_commit",
+    "seal.after_commit",
+    "seal.mid_heads",
 ]
 POINTS: Final[tuple[str, ...]] = get_args(CrashPoint)
 

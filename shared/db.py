@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
+from uuid import UUID
 
 import asyncpg
 
@@ -83,6 +84,42 @@ async def acquire(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.pool.PoolConnecti
         yield connection
     finally:
         await asyncio.shield(pool.release(connection))
+
+
+@asynccontextmanager
+async def reading(
+    pool: asyncpg.Pool,
+    company_id: UUID,
+    locations: Literal["*"] | Collection[UUID] = "*",
+    poster: Literal["*"] | UUID = "*",
+) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+    """One snapshot of what a caller may see: rows of his company, where it applies only those of these locations and
+    of this poster. Everything that is read for a caller is read in here, on a pool whose role is a service's reader:
+    the policies of the tables ask these settings, and without them show nothing.
+
+    Two round trips beside the queries: the settings go with the BEGIN, and end with the transaction."""
+    begin = _BEGIN.format(UUID(str(company_id)), _one_or_many(locations), _one_or_many(poster))
+    async with acquire(pool) as connection:
+        try:
+            await connection.execute(begin)
+            yield connection
+        finally:
+            # Nothing was written, so a commit and a rollback are the same.
+            if not connection.is_closed():
+                await asyncio.shield(connection.execute("rollback"))
+
+
+_BEGIN: Final = (
+    "begin isolation level repeatable read, read only; set local app.company = '{}';"
+    " set local app.locations = '{}'; set local app.poster = '{}'"
+)
+
+
+def _one_or_many(value: Literal["*"] | UUID | Collection[UUID]) -> str:
+    """A setting's text, made of parsed ids only."""
+    if value == "*":
+        return "*"
+    return ",".join(str(UUID(str(one))) for one in ([value] if isinstance(value, UUID) else value))
 
 
 async def ping(pool: asyncpg.Pool) -> None:

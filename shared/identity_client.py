@@ -25,17 +25,21 @@ class ServiceClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {await self._tokens.get()}"} if self._tokens else {}
-        return await self._send("GET", path, params=params, headers=headers)
+        return await self._send("GET", path, params=params)
 
     async def post_form(self, path: str, form: Mapping[str, str]) -> Any:
         return await self._send("POST", path, data=form)
 
     async def _send(self, method: str, path: str, **arguments: Any) -> Any:
+        headers = {"Authorization": f"Bearer {await self._tokens.get()}"} if self._tokens else {}
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
         try:
-            async with self._session.request(method, self._base_url + path, **arguments) as response:
+            # A redirect would carry the token to wherever it points.
+            address = self._base_url + path
+            async with self._session.request(
+                method, address, headers=headers, allow_redirects=False, **arguments
+            ) as response:
                 if response.status == 401 and self._tokens:
                     self._tokens.drop()
                 if response.status // 100 != 2:

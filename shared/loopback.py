@@ -7,9 +7,9 @@ nobody declared a queue for is refused; both keep the event in the outbox.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from shared.bus import Handler, Message, Outcome, Subscription, ask
+from shared.bus import Broadcast, Handler, Message, Outcome, Subscription, ask
 
 
 class LoopbackBus:
@@ -17,6 +17,7 @@ class LoopbackBus:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
+        self._listeners: list[tuple[Broadcast, Callable[[Message], None]]] = []
         self.parked: defaultdict[str, list[Message]] = defaultdict(list)
         """Parked messages by queue, for inspection; they end with the process, the event log keeps the originals."""
 
@@ -39,11 +40,28 @@ class LoopbackBus:
                 if queue.handler is handler:
                     queue.handler = None
 
+    async def listen(
+        self, broadcast: Broadcast, opened: Callable[[], None], heard: Callable[[Message], None], stop: asyncio.Event
+    ) -> None:
+        listener = (broadcast, heard)
+        self._listeners.append(listener)
+        try:
+            opened()
+            await stop.wait()
+        finally:
+            self._listeners.remove(listener)
+
     async def publish(self, exchange: str, messages: Sequence[Message]) -> list[bool]:
         queues = [queue for queue in self._queues.values() if queue.subscription.exchange == exchange]
+        listeners = [(one, heard) for one, heard in self._listeners if one.exchange == exchange]
         accepted = 0
-        while accepted < len(messages) and any(queue.matches(messages[accepted]) for queue in queues):
+        for message in messages:
+            hearing = [heard for one, heard in listeners if _matches(one.routing_keys, message)]
+            if not hearing and not any(queue.matches(message) for queue in queues):
+                break
             accepted += 1
+            for heard in hearing:
+                heard(message)
         for queue in queues:
             # What one subscriber refused is not offered to the next: the relay brings it again, for all of them.
             accepted = await queue.offer(messages[:accepted])
@@ -61,7 +79,7 @@ class _Queue:
         self._parked = parked
 
     def matches(self, message: Message) -> bool:
-        return any(topic_matches(pattern, message.routing_key) for pattern in self.subscription.routing_keys)
+        return _matches(self.subscription.routing_keys, message)
 
     async def offer(self, messages: Sequence[Message]) -> int:
         """How many messages, counted from the first, need not come again; those that do not match count as such."""
@@ -78,6 +96,10 @@ class _Queue:
                 if outcome is Outcome.PARK and message not in self._parked:
                     self._parked.append(message)
         return len(messages)
+
+
+def _matches(routing_keys: Sequence[str], message: Message) -> bool:
+    return any(topic_matches(pattern, message.routing_key) for pattern in routing_keys)
 
 
 def topic_matches(pattern: str, routing_key: str) -> bool:

@@ -15,6 +15,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, Gauge
 
 from shared import logs
+from shared.access.revocation import Revocations
 from shared.amqp import AmqpBus
 from shared.bus import Bus
 from shared.config import Config
@@ -26,29 +27,37 @@ from shared.web.serve import health_app, run_all, serve
 _BLIND_SECONDS = 30
 
 
-def run_process(main: Coroutine[Any, Any, None]) -> None:
-    """Run a process's coroutine on uvloop (a request costs a third less CPU than on the standard loop).
-
-    What was imported is never garbage: it is taken out of the collector's sight, and the collector looks less often,
+def calm_collector() -> None:
+    """What was imported is never garbage: it is taken out of the collector's sight, and the collector looks less often,
     because a batch of postings makes many small objects that all die with the batch."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
+    """Run a process's coroutine on uvloop (a request costs a third less CPU than on the standard loop)."""
+    calm_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
 
 def command_line(service: str, commands: Mapping[str, Callable[..., Coroutine[Any, Any, None]]]) -> None:
     """`python -m services.<service> <command>`: settings from the environment, logs to standard error. What a command
-    takes after its settings is what must follow its name."""
-    wanted = {name: list(inspect.signature(command).parameters)[1:] for name, command in commands.items()}
+    takes after its settings is what must follow its name; one that takes any number looks at them itself."""
+    wanted = {name: list(inspect.signature(command).parameters.values())[1:] for name, command in commands.items()}
     name, arguments = sys.argv[1] if sys.argv[1:] else "", sys.argv[2:]
-    if name not in commands or len(arguments) != len(wanted[name]):
-        usage = "|".join(" ".join([one, *map(str.upper, more)]) for one, more in wanted.items())
+    any_number = name in commands and any(one.kind is one.VAR_POSITIONAL for one in wanted[name])
+    if name not in commands or (len(arguments) != len(wanted[name]) and not any_number):
+        usage = "|".join(" ".join([one, *map(_shown, more)]) for one, more in wanted.items())
         raise SystemExit(f"usage: python -m services.{service} {usage}")
     config = Config()
     logs.configure(config.log_level, config.log_format, service=service)
     run_process(commands[name](config, *arguments))
+
+
+def _shown(argument: inspect.Parameter) -> str:
+    return f"[{argument.name}]" if argument.kind is argument.VAR_POSITIONAL else argument.name.upper()
 
 
 @asynccontextmanager
@@ -62,6 +71,30 @@ async def bus_of(config: Config, given: Bus | None = None) -> AsyncIterator[Bus]
         yield own
     finally:
         await own.close()
+
+
+@asynccontextmanager
+async def hearing(
+    revocations: Revocations | None, service: str, config: Config, given: Bus | None, registry: CollectorRegistry
+) -> AsyncIterator[None]:
+    """What an API process hears of changed access, meanwhile. Where there is no bus it hears nothing and asks identity
+    about every token. Neither concerns its readiness: unready is no better than asking."""
+    if revocations is None:
+        yield
+        return
+    silence = Gauge("access_silence_seconds", "Age of the last news of changed access", registry=registry)
+    silence.set_function(revocations.silent_seconds)
+    if given is None and config.amqp_url is None:
+        yield
+        return
+    stop = asyncio.Event()
+    async with bus_of(config, given) as bus:
+        listening = asyncio.create_task(revocations.listen(bus, service, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(listening, return_exceptions=True)
 
 
 async def run_background(

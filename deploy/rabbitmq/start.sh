@@ -10,6 +10,10 @@ user() { printf '{"name": "%s", "password": "%s", "tags": []}' "$1" "$2"; }
 rights() {
   printf '{"user": "%s", "vhost": "billing", "configure": "^(%s)$", "write": "^(%s)$", "read": "^(%s)$"}' "$@"
 }
+# Who may say what: identity's rights and heartbeats, the ledger's postings. Arguments: user, topics to write, to read.
+topics() {
+  printf '{"user": "%s", "vhost": "billing", "exchange": "billing.events", "write": "^(%s)$", "read": "^(%s)$"}' "$@"
+}
 
 cat > "${DEFINITIONS:-/tmp/definitions.json}" <<JSON
 {
@@ -21,8 +25,13 @@ cat > "${DEFINITIONS:-/tmp/definitions.json}" <<JSON
   ],
   "permissions": [
     $(rights identity 'billing\\.events' 'billing\\.events' ''),
-    $(rights ledger 'billing\\.events|emr\\.feed|ledger\\..*' 'billing\\.events|ledger\\..*|amq\\.default' 'billing\\.events|emr\\.feed|ledger\\..*'),
-    $(rights reporting 'billing\\.events|reporting\\..*' 'reporting\\..*|amq\\.default' 'billing\\.events|reporting\\..*')
+    $(rights ledger 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*' 'billing\\.events|(access\\.)?ledger\\..*|amq\\.default' 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*'),
+    $(rights reporting 'billing\\.events|(access\\.)?reporting\\..*' '(access\\.)?reporting\\..*|amq\\.default' 'billing\\.events|(access\\.)?reporting\\..*')
+  ],
+  "topic_permissions": [
+    $(topics identity 'identity\\..*' ''),
+    $(topics ledger 'ledger\\..*' 'identity\\..*'),
+    $(topics reporting '' '(identity|ledger)\\..*')
   ]
 }
 JSON

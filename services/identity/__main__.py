@@ -1,4 +1,5 @@
-"""`python -m services.identity api|relay|migrate|rotate-key|compromise-key KID|reset-mfa USER_NAME`"""
+"""`python -m services.identity api|relay|migrate|rotate-key|compromise-key KID|reset-mfa USER_NAME|seal|
+verify-audit [--heads FILE]`"""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ from services.identity.app import MIGRATIONS, create_app
 from services.identity.sealing import Sealer
 from services.identity.service import keys
 from services.identity.service.bootstrap import reset_mfa
-from services.identity.store import ROLE
+from services.identity.store import ROLE, SEALING
 from shared.config import Config
 from shared.db import create_pool
 from shared.migrate import migrate
 from shared.process import command_line
-from shared.web.serve import serve, stop_on_signals
+from shared.web.serve import serve, stop_on_signals, tls_context
 
 
 async def _api(config: Config) -> None:
-    await serve(create_app(config), config.host, config.port, stop_on_signals())
+    await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
 async def _relay(config: Config) -> None:
@@ -65,5 +66,7 @@ if __name__ == "__main__":
             "rotate-key": _rotate_key,
             "compromise-key": _compromise_key,
             "reset-mfa": _reset_mfa,
+            "seal": SEALING.seal,
+            "verify-audit": SEALING.verify,
         },
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from services.identity.api import ENDPOINTS
 from services.identity.api.common import SERVICES, Services
@@ -18,7 +19,9 @@ from services.identity.oidc import Provider
 from services.identity.passkeys import RelyingParty
 from services.identity.passwords import Hasher
 from services.identity.sealing import Sealer
+from services.identity.service.access import AccessVersions
 from services.identity.service.bootstrap import bootstrap
+from services.identity.service.break_glass import Emergencies
 from services.identity.service.clients import Clients
 from services.identity.service.companies import Companies
 from services.identity.service.external import ExternalSignIn
@@ -38,6 +41,7 @@ from shared.access.tokens import KeyCache, TokenVerifier
 from shared.config import Config
 from shared.db import KEYED_PLANS, create_pool, ping
 from shared.migrate import check_migrated
+from shared.recorder import Recorder
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _OWN_KEYS_SECONDS: Final = 5
@@ -89,6 +93,8 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             users=Users(pool, passwords),
             clients=Clients(pool),
             views=Views(pool),
+            emergencies=Emergencies(pool, issuing),
+            access_versions=AccessVersions(pool),
         )
         try:
             await bootstrap(
@@ -99,18 +105,24 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
                 internal_secret=_secret(config, "internal_client_secret"),
                 say=_say,
             )
+            audit.start(pool)
             yield
         finally:
+            await audit.close()
             await pool.close()
             if hasher is None:
                 passwords.close()
 
+    registry = CollectorRegistry()
+    audit = Recorder(registry, behind_proxy=config.behind_proxy, writes=False)
     parts = shared_web.AppParts(
         name="identity",
         title="Identity: companies, users, roles and tokens",
         endpoints=ENDPOINTS,
         verifier=verifier,
+        audit=audit,
         ready={"database": database, "migrations": migrations},
+        registry=registry,
     )
     app = shared_web.create_app(parts)
     app.cleanup_ctx.append(running)

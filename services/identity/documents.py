@@ -118,55 +118,6 @@ class MeDocument(Document):
     menu: tuple[MenuEntry, ...]
 
 
-class AccessLine(Document):
-    area: str
-    level: str
-    scope: str | None
-    rule: str
-
-
-class AccessDifference(Document):
-    area: str
-    level: str
-    scope: str | None
-    new_level: str
-    new_scope: str | None
-    rule: str
-
-
-class AccessPreview(Document):
-    """`refused` says why the role cannot be given to this user; null when it can."""
-
-    role: str
-    role_label: str
-    refused: str | None
-    differences: tuple[AccessDifference, ...]
-
-
-class AccessDocument(Document):
-    user_id: UUID
-    user_name: str
-    user_type: str
-    role: str
-    role_label: str
-    active: bool
-    companies: tuple[CodeName, ...]
-    emr_locations: Literal["*"] | tuple[CodeName, ...]
-    areas: tuple[AccessLine, ...]
-    preview: AccessPreview | None
-
-
-class AuditDocument(Document):
-    id: UUID
-    at: datetime
-    action: str
-    actor_id: UUID | None
-    actor_name: str
-    subject_id: str | None
-    changed: tuple[str, ...]
-    request_id: str | None
-
-
 class EventItem(Document):
     position: int
     event: Mapping[str, Any]
@@ -177,12 +128,49 @@ class EventPage(Document):
     next: int | None
 
 
+class AccessItem(Document):
+    """`subject`: a user's or client's id, as in `sub`; null: everybody. Tokens of a lower version are stale."""
+
+    subject: UUID | None
+    authz_version: int
+    not_before: int
+
+
+class AccessPage(Document):
+    """`next`: what to ask for as `after`, if there are more."""
+
+    items: tuple[AccessItem, ...]
+    next: int | None
+
+
 Shown = TypeVar("Shown", bound=Document)
 
 
 class Page(Document, Generic[Shown]):
     items: tuple[Shown, ...]
     next: UUID | None
+
+
+class BreakGlassDocument(Document):
+    id: UUID
+    company_id: UUID
+    user_id: UUID
+    reason: str
+    opened_at: datetime
+    expires_at: datetime
+
+
+class BreakGlassTokenDocument(Document):
+    """`expires_in` seconds, never beyond the grant; there is no refresh token."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+    company_id: UUID
+
+
+class NewBreakGlassDocument(BreakGlassDocument, BreakGlassTokenDocument):
+    """A grant with its first token."""
 
 
 class TokenDocument(Document):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -102,6 +103,18 @@ class Client:
     sources: tuple[str, ...] = ()
     active: bool = True
     version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BreakGlass:
+    """Access of the operator to one company in an emergency, until `expires_at` or an earlier end."""
+
+    id: UUID
+    company_id: UUID
+    user_id: UUID
+    reason: str
+    opened_at: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,14 @@ class ClientNew(New):
     sources: Several[Source] = Field(default_factory=list)
 
 
+class BreakGlassNew(Body):
+    """Why is required, so that whoever looks later understands; it is shown to the company."""
+
+    company_id: Id
+    reason: Annotated[Line, StringConstraints(min_length=10, max_length=500)]
+    minutes: int = Field(ge=5, le=60)
+
+
 TypedCode = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Ticket = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,4096}$")]
 

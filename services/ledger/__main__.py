@@ -1,4 +1,4 @@
-"""`python -m services.ledger api|relay|feeds|migrate|replay QUEUE`"""
+"""`python -m services.ledger api|relay|feeds|migrate|replay QUEUE|seal|verify-audit [--heads FILE]`"""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import asdict
 
 from services.ledger import relay
 from services.ledger.app import create_app
+from services.ledger.audit import SEALING
 from services.ledger.feeds import run as feeds
 from services.ledger.store import MIGRATIONS
 from shared.amqp.dead_letters import dead_letters
 from shared.config import Config
 from shared.migrate import migrate
 from shared.process import command_line
-from shared.web.serve import serve, stop_on_signals
+from shared.web.serve import serve, stop_on_signals, tls_context
 
 
 async def _api(config: Config) -> None:
-    await serve(create_app(config), config.host, config.port, stop_on_signals())
+    await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
 async def _relay(config: Config) -> None:
@@ -39,4 +40,15 @@ async def _replay(config: Config, queue: str) -> None:
 
 
 if __name__ == "__main__":
-    command_line("ledger", {"api": _api, "relay": _relay, "feeds": _feeds, "migrate": _migrate, "replay": _replay})
+    command_line(
+        "ledger",
+        {
+            "api": _api,
+            "relay": _relay,
+            "feeds": _feeds,
+            "migrate": _migrate,
+            "replay": _replay,
+            "seal": SEALING.seal,
+            "verify-audit": SEALING.verify,
+        },
+    )

@@ -4,7 +4,7 @@ builds the answer of a write, from the same state."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -13,9 +13,11 @@ from services.ledger import store
 from services.ledger.domain import documents
 from services.ledger.domain.books import Books
 from services.ledger.domain.wants import Wants
-from shared.db import acquire
+from shared.db import Connection, reading
 from shared.errors import NotFound
 
+READER: Final = "ledger_reader"
+"""The role of everything that is read for a caller."""
 _KINDS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "patient": ("patients", documents.patient_document),
     "payer": ("payers", documents.payer_document),
@@ -168,17 +170,24 @@ group by 1, 2, 3, 4, 5 order by 1 nulls first, 2, 3, 4, 5
 
 async def read_books(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: Sequence[UUID]) -> Books | None:
     """The state of some objects; None for a company without books."""
+    async with reading(pool, company_id) as connection:
+        return await _load(connection, company_id, kind, ids)
+
+
+async def _load(connection: Connection, company_id: UUID, kind: str, ids: Sequence[UUID]) -> Books | None:
     wants = Wants()
     wants.add(kind, *ids)
-    async with acquire(pool) as connection:
-        return (await store.load(connection, {company_id: wants})).get(company_id)
+    return (await store.load(connection, {company_id: wants})).get(company_id)
 
 
 async def read_documents(pool: asyncpg.Pool, company_id: UUID, kind: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
     """Documents in the order of `ids`; what is absent or another company's is left out."""
-    if not ids:
-        return []
-    books = await read_books(pool, company_id, kind, ids)
+    async with reading(pool, company_id) as connection:
+        return await _documents(connection, company_id, kind, ids)
+
+
+async def _documents(connection: Connection, company_id: UUID, kind: str, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    books = await _load(connection, company_id, kind, ids) if ids else None
     if books is None:
         return []
     where, document = _KINDS[kind]
@@ -198,17 +207,17 @@ async def read_page(
     pool: asyncpg.Pool, company_id: UUID, kind: str, cursor: UUID | None, limit: int, *filters: Any
 ) -> dict[str, Any]:
     """`{items, next}`, newest first; the cursor is the last id of the page before."""
-    rows = await pool.fetch(_IDS[kind], company_id, cursor, limit + 1, *filters)
-    ids = [row["id"] for row in rows[:limit]]
-    return {
-        "items": await read_documents(pool, company_id, kind, ids),
-        "next": ids[-1] if len(rows) > limit else None,
-    }
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_IDS[kind], company_id, cursor, limit + 1, *filters)
+        ids = [row["id"] for row in rows[:limit]]
+        items = await _documents(connection, company_id, kind, ids)
+    return {"items": items, "next": ids[-1] if len(rows) > limit else None}
 
 
 async def read_history(pool: asyncpg.Pool, company_id: UUID, payment_id: UUID) -> list[dict[str, Any]]:
     """Every set of words that a receipt has had, oldest first; or NotFound."""
-    rows = await pool.fetch(_HISTORY, company_id, payment_id)
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_HISTORY, company_id, payment_id)
     if not rows:
         raise NotFound()
     return [dict(row) for row in rows]
@@ -218,7 +227,8 @@ async def read_batches(
     pool: asyncpg.Pool, company_id: UUID, cursor: str | None, limit: int, number: str | None = None
 ) -> dict[str, Any]:
     """Batches with declared and posted totals, by number."""
-    rows = await pool.fetch(_BATCHES, company_id, cursor, limit + 1, number)
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_BATCHES, company_id, cursor, limit + 1, number)
     items = [
         {
             **dict(row),
@@ -233,7 +243,7 @@ async def read_batches(
 
 async def read_control_totals(pool: asyncpg.Pool, company_id: UUID, as_of_version: int | None) -> dict[str, Any]:
     """Sums per location, dates, source and affiliation, from the transfers, as of a company version (default: now)."""
-    async with acquire(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with reading(pool, company_id) as connection:
         head = await connection.fetchval("select version from company_book where company_id = $1", company_id) or 0
         version = head if as_of_version is None else min(as_of_version, head)
         rows = await connection.fetch(_CONTROL_TOTALS, company_id, version)
@@ -242,17 +252,18 @@ async def read_control_totals(pool: asyncpg.Pool, company_id: UUID, as_of_versio
 
 async def read_events(pool: asyncpg.Pool, company_id: UUID, after_version: int, limit: int) -> dict[str, Any]:
     """The company's events after a version, in order: `{items: [envelope], next: version or null}`."""
-    rows = await pool.fetch(
-        "select version, payload from event where company_id = $1 and version > $2 order by first_version limit $3",
-        company_id,
-        after_version,
-        limit + 1,
-    )
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(
+            "select version, payload from event where company_id = $1 and version > $2 order by first_version limit $3",
+            company_id,
+            after_version,
+            limit + 1,
+        )
     page = rows[:limit]
     return {"items": [row["payload"] for row in page], "next": page[-1]["version"] if len(rows) > limit else None}
 
 
 async def read_heads(pool: asyncpg.Pool) -> list[dict[str, Any]]:
-    """The version of every company's books."""
+    """The version of every company's books. `pool`: the service's own, as no one company is asked for."""
     rows = await pool.fetch("select company_id, version from company_book where version > 0 order by company_id")
     return [dict(row) for row in rows]

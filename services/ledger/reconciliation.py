@@ -13,7 +13,7 @@ import orjson
 
 from services.ledger.domain.emr_facts import Cell, Document, Figures, Held, Listed, Name, Report, State
 from services.ledger.domain.reconcile import Reconciliation, Row
-from shared.db import Connection, Record, acquire
+from shared.db import Connection, Record, reading
 
 _SOURCES = "select sources from directory_client where client_id = $1 and active"
 _REPORTS = """
@@ -56,7 +56,7 @@ async def reconcile(
     pool: asyncpg.Pool, company_id: UUID, first: date, last: date, location_id: UUID | None, client_id: str | None
 ) -> list[Row]:
     """The rows of these days; `location_id` limits them to a location, `client_id` to the sources of an EMR client."""
-    async with acquire(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with reading(pool, company_id) as connection:
         sources = await connection.fetchval(_SOURCES, client_id) or [] if client_id else None
         rows = await connection.fetch(_REPORTS, company_id, first, last, location_id, sources)
         reports = [_report(row) for row in rows]

@@ -1,10 +1,11 @@
-"""The ledger's relay: its outbox to the exchange of billing events."""
+"""The ledger's relay: its outbox to the exchange of billing events; and the sealing of what has been written."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+from services.ledger.audit import SEALING
 from shared.bus import BILLING_EVENTS, Bus
 from shared.config import Config
 from shared.outbox import Relay
@@ -18,8 +19,9 @@ SELECT: Final = (
 
 
 async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
-    """Publish until `stop`."""
+    """Publish and seal until `stop`."""
     async with bus_of(config, bus) as publisher:
         relay = Relay(config.required("ledger_database_url"), publisher, BILLING_EVENTS, SELECT)
         checks = {"relay": relay_check(relay)}
-        await run_background(config, stop, relay.run(stop), checks=checks, registry=relay_registry(relay))
+        jobs = (relay.run(stop), SEALING.run(config, stop))
+        await run_background(config, stop, *jobs, checks=checks, registry=relay_registry(relay))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from services.ledger.wire import Page
 from shared.fields import Body, Id, IsoDate, Line, Memo, ProcedureCode, Query
+from shared.money import PositiveCents
 
 
 class ExceptionsQuery(Page):
@@ -55,6 +56,17 @@ class MappingsIn(Body):
     clinics: Annotated[list[ClinicMapping], Field(max_length=2_000)]
     payers: Annotated[list[PayerMapping], Field(max_length=5_000)]
     procedures: Annotated[list[ProcedureMapping], Field(max_length=5_000)]
+
+
+class FeeIn(Body):
+    procedure_code: ProcedureCode
+    amount_cents: PositiveCents
+
+
+class FeesIn(Body):
+    """The whole fee schedule, as it shall be: what is left out is taken away."""
+
+    fees: Annotated[list[FeeIn], Field(max_length=5_000)]
 
 
 class ReconciliationQuery(Query):

@@ -1,19 +1,20 @@
-"""`python -m services.reporting api|consumer|migrate|rebuild`"""
+"""`python -m services.reporting api|consumer|migrate|rebuild|seal|verify-audit [--heads FILE]`"""
 
 from __future__ import annotations
 
 from services.reporting import consumer
 from services.reporting.app import create_app
+from services.reporting.audit import SEALING
 from services.reporting.rebuild import rebuild
 from services.reporting.store import MIGRATIONS
 from shared.config import Config
 from shared.migrate import migrate
 from shared.process import command_line
-from shared.web.serve import serve, stop_on_signals
+from shared.web.serve import serve, stop_on_signals, tls_context
 
 
 async def _api(config: Config) -> None:
-    await serve(create_app(config), config.host, config.port, stop_on_signals())
+    await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
 async def _consumer(config: Config) -> None:
@@ -29,4 +30,14 @@ async def _rebuild(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command_line("reporting", {"api": _api, "consumer": _consumer, "migrate": _migrate, "rebuild": _rebuild})
+    command_line(
+        "reporting",
+        {
+            "api": _api,
+            "consumer": _consumer,
+            "migrate": _migrate,
+            "rebuild": _rebuild,
+            "seal": SEALING.seal,
+            "verify-audit": SEALING.verify,
+        },
+    )

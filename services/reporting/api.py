@@ -14,15 +14,17 @@ from pydantic import BaseModel
 
 from services.reporting import formats
 from services.reporting.reports import my_payment_activity, payment_balancing, reader
-from services.reporting.reports.reader import Plan
+from services.reporting.reports.reader import Plan, Reach
 from services.reporting.wire import MyPaymentActivityQuery, PaymentBalancingQuery, ReportQuery
 from shared.access.principal import ANYONE_SIGNED_IN, Principal, area
-from shared.db import acquire
+from shared.db import reading
 from shared.directory import Directory
 from shared.errors import Forbidden, LocationForbidden, NotFound, TooManyRequests, Unavailable
 from shared.web import Call, Endpoint, json_response
+from shared.web.audit import audit_endpoint
 
-POOL: Final = web.AppKey("pool", asyncpg.Pool)
+READERS: Final = web.AppKey("readers", asyncpg.Pool)
+"""Connections of the reader's role: they show what `reading` says that the caller may see, and nothing else."""
 DIRECTORY: Final = web.AppKey("directory", Directory)
 
 EXPORTS: Final = web.AppKey("exports", asyncio.Semaphore)
@@ -72,7 +74,9 @@ def _entry(name: str, title: str) -> dict[str, Any]:
 async def get_my_payment_activity(call: Call) -> web.StreamResponse:
     """M1-M11."""
     query: MyPaymentActivityQuery = call.query
-    return await _answer(call, my_payment_activity.plan(call.principal.company, call.principal.subject, query), query)
+    reach = _reach(call.principal, "my_payment_activity")
+    plan = my_payment_activity.plan(call.principal.company, call.principal.subject, query)
+    return await _answer(call, reach, plan, query)
 
 
 async def get_payment_balancing(call: Call) -> web.StreamResponse:
@@ -80,7 +84,19 @@ async def get_payment_balancing(call: Call) -> web.StreamResponse:
     query: PaymentBalancingQuery = call.query
     locations = await _locations(call, query)
     plan = payment_balancing.plan(call.principal.company, query, locations)
-    return await _answer(call, plan, query, with_facets=query.facets == "true")
+    reach = _reach(call.principal, "payment_balancing")
+    return await _answer(call, reach, plan, query, with_facets=query.facets == "true")
+
+
+def _reach(caller: Principal, name: str) -> Reach:
+    """What the caller may see by the token and his scope in the area, whatever he asks and however it is planned: the
+    second fence. Locations that a token does not list are none."""
+    scope, company_id = caller.grant(name).scope, caller.company
+    if scope == "all_locations":
+        return Reach(company_id)
+    if scope == "own_postings":
+        return Reach(company_id, poster=caller.subject)
+    return Reach(company_id, caller.locations if isinstance(caller.locations, frozenset) else ())
 
 
 async def _locations(call: Call, query: PaymentBalancingQuery) -> Sequence[UUID | None] | None:
@@ -114,7 +130,7 @@ async def _require_known(call: Call, caller: Principal, locations: Sequence[UUID
 async def _unknown(call: Call, company_id: UUID, locations: Sequence[UUID]) -> bool:
     if not locations:
         return False
-    async with acquire(call.app[POOL]) as connection:
+    async with reading(call.app[READERS], company_id) as connection:
         known: int = await connection.fetchval(
             "select count(*) from directory_location where company_id = $1 and location_id = any ($2)",
             company_id,
@@ -123,32 +139,34 @@ async def _unknown(call: Call, company_id: UUID, locations: Sequence[UUID]) -> b
     return known < len(locations)
 
 
-async def _answer(call: Call, plan: Plan, query: ReportQuery, *, with_facets: bool = False) -> web.StreamResponse:
+async def _answer(
+    call: Call, reach: Reach, plan: Plan, query: ReportQuery, *, with_facets: bool = False
+) -> web.StreamResponse:
     form = formats.choose(query.format, ",".join(call.request.headers.getall("Accept", [])))
-    pool = call.app[POOL]
+    pool = call.app[READERS]
     if query.min_version:
-        await reader.wait_for(pool, plan.selection.company_id, query.min_version)
+        await reader.wait_for(pool, reach, query.min_version)
     if form == "csv":
-        return await _export(call, plan, query)
-    answer = await reader.read_page(pool, plan, query, with_facets=with_facets)
+        return await _export(call, reach, plan, query)
+    answer = await reader.read_page(pool, reach, plan, query, with_facets=with_facets)
     if _nameless(answer["items"]):
         # A poster or location that we have not heard of: ask identity, but do not let the report wait for it.
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_NAMES_SECONDS):
                 await call.app[DIRECTORY].catch_up()
-                answer = await reader.read_page(pool, plan, query, with_facets=with_facets)
+                answer = await reader.read_page(pool, reach, plan, query, with_facets=with_facets)
     return json_response(answer)
 
 
-async def _export(call: Call, plan: Plan, query: ReportQuery) -> web.StreamResponse:
+async def _export(call: Call, reach: Reach, plan: Plan, query: ReportQuery) -> web.StreamResponse:
     """Every row, not a page: `limit` and `cursor` do not apply."""
     exports = call.app[EXPORTS]
     if exports.locked():
         raise TooManyRequests("Too many exports are being read, try again")
-    async with exports, reader.snapshot(call.app[POOL], plan.selection.company_id, query, None) as books:
+    async with exports, reader.snapshot(call.app[READERS], reach, query, None) as books:
         headers = {"X-As-Of-Version": str(books.version)}
         rows = reader.read_rows(books, plan)
-        return await formats.stream_csv(call.request, plan.report, plan.shape.columns, rows, headers)
+        return await formats.stream_csv(call, plan.report, plan.shape.columns, rows, headers)
 
 
 def _nameless(items: Sequence[dict[str, Any]]) -> bool:
@@ -179,4 +197,5 @@ ENDPOINTS: Final = (
         query=PaymentBalancingQuery,
         answer=ReportAnswer,
     ),
+    audit_endpoint(area("audit_trail"), lambda call: reading(call.app[READERS], call.principal.company)),
 )

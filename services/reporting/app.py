@@ -6,53 +6,77 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+import asyncpg
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
-from services.reporting.api import DIRECTORY, ENDPOINTS, EXPORTS, MOST_EXPORTS, POOL
-from services.reporting.store import MIGRATIONS, ROLE
+from services.reporting.api import DIRECTORY, ENDPOINTS, EXPORTS, MOST_EXPORTS, READERS
+from services.reporting.store import MIGRATIONS, READER, ROLE
 from shared import web as shared_web
+from shared.access.revocation import Revocations
 from shared.access.tokens import KeyCache, TokenVerifier
+from shared.bus import Bus
 from shared.config import Config
 from shared.db import create_pool, ping
 from shared.directory import Directory
 from shared.identity_client import InternalTokens, ServiceClient, key_fetcher
 from shared.migrate import check_migrated
+from shared.process import hearing
+from shared.recorder import Recorder
 
 # A report's plan hangs on its dates and filters, so each is planned anew (under a millisecond); sums of a large month
 # fit into this memory.
 _PLANNED: Final = {"plan_cache_mode": "force_custom_plan", "work_mem": "32MB"}
+_OWN: Final = web.AppKey("own", asyncpg.Pool)
 
 
-def create_app(config: Config, verifier: TokenVerifier | None = None) -> web.Application:
-    """The API of reporting. Tests and benchmarks may bring a verifier with keys of their own."""
+def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus | None = None) -> web.Application:
+    """The API of reporting. Tests and benchmarks may bring a verifier with keys of their own; an embedded run brings
+    its bus."""
     keys = ServiceClient(config.identity_url)
     tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
     identity = ServiceClient(config.identity_url, tokens)
     dsn = config.required("reporting_database_url")
 
     async def running(app: web.Application) -> AsyncIterator[None]:
-        app[POOL] = await create_pool(dsn, name="reporting-api", role=ROLE, settings=_PLANNED)
-        app[DIRECTORY] = Directory(app[POOL], identity)
+        # What callers ask is read by the reader's role, what identity says is written by the service's own.
+        own = app[_OWN] = await create_pool(dsn, name="reporting-api", role=ROLE, size=2)
+        app[READERS] = await create_pool(dsn, name="reporting-reader", role=READER, settings=_PLANNED)
+        app[DIRECTORY] = Directory(own, identity)
         app[EXPORTS] = asyncio.Semaphore(MOST_EXPORTS)
+        audit.start(own)
         try:
-            yield
+            async with hearing(guard.revocations, "reporting", config, bus, parts.registry):
+                yield
         finally:
-            await app[POOL].close()
+            await audit.close()
+            await app[READERS].close()
+            await own.close()
             for client in (keys, identity, tokens):
                 await client.close()
 
     async def database() -> None:
-        await ping(app[POOL])
+        await ping(app[READERS])
 
     async def migrations() -> None:
-        await check_migrated(app[POOL], MIGRATIONS)
+        await check_migrated(app[_OWN], MIGRATIONS)
 
+    registry = CollectorRegistry()
+    audit = Recorder(registry, behind_proxy=config.behind_proxy)
+    guard = verifier or TokenVerifier(
+        KeyCache(key_fetcher(keys)),
+        issuer=config.issuer,
+        audience=config.audience,
+        revocations=Revocations(identity),
+    )
     parts = shared_web.AppParts(
         name="reporting",
         title="Reporting: balancing reports",
         endpoints=ENDPOINTS,
-        verifier=verifier or TokenVerifier(KeyCache(key_fetcher(keys)), issuer=config.issuer, audience=config.audience),
+        verifier=guard,
+        audit=audit,
         ready={"database": database, "migrations": migrations},
+        registry=registry,
     )
     app = shared_web.create_app(parts)
     app.cleanup_ctx.append(running)

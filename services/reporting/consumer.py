@@ -1,4 +1,4 @@
-"""Reporting's background process: events of the bus into balancing tables, and the gaps closed."""
+"""Reporting's background process: events of the bus into balancing tables, the gaps closed, the audit sealed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 from prometheus_client import CollectorRegistry
 
+from services.reporting.audit import SEALING
 from services.reporting.catchup import CatchUp
 from services.reporting.inbox import SUBSCRIPTION, Inbox
 from services.reporting.store import MIGRATIONS, ROLE
@@ -46,6 +47,7 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
                 source.consume(SUBSCRIPTION, inbox.handle, stop),
                 source.consume(directory.subscription(IDENTITY_QUEUE), directory.handle, stop),
                 directory.run(stop),
+                SEALING.run(config, stop),
                 CatchUp(pool, inbox, ledger, registry=registry).run(stop),
                 checks={"bus": bus_check(source), "database": database, "migrations": migrations},
                 registry=registry,

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from shared.db import Record
 from shared.errors import NotAcceptable
+from shared.recorder import ROWS
+from shared.web import Call
 
 _MEDIA_TYPES: Final = {"application/json": "json", "text/csv": "csv"}
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -56,7 +58,7 @@ def _quality(parameters: Sequence[str]) -> float:
 
 
 async def stream_csv(
-    request: web.Request, name: str, columns: Sequence[str], rows: AsyncIterator[Record], headers: dict[str, str]
+    call: Call, name: str, columns: Sequence[str], rows: AsyncIterator[Record], headers: dict[str, str]
 ) -> web.StreamResponse:
     """All rows as they come, one line each under a header of the columns' names. Amounts stay integer cents.
 
@@ -68,29 +70,32 @@ async def stream_csv(
             "Content-Disposition": f'attachment; filename="{name}.csv"',
         }
     )
+    response[ROWS] = 0
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(columns)
     try:
         async for row in rows:
+            response[ROWS] += 1
             writer.writerow([cell(row[column]) for column in columns])
             if buffer.tell() >= _FLUSH_BYTES:
-                await _send(request, response, buffer)
-        await _send(request, response, buffer)
+                await _send(call, response, buffer)
+        await _send(call, response, buffer)
         await response.write_eof()
     except Exception:
         if not response.prepared:
             raise
         log.warning("export_cut_off", report=name, exc_info=True)
-        if request.transport is not None:
-            request.transport.abort()
+        if call.request.transport is not None:
+            call.request.transport.abort()
     return response
 
 
-async def _send(request: web.Request, response: web.StreamResponse, buffer: io.StringIO) -> None:
+async def _send(call: Call, response: web.StreamResponse, buffer: io.StringIO) -> None:
+    await call.still_allowed()
     # Not before there is something to send: until then a failure can still be a proper answer.
     if not response.prepared:
-        await response.prepare(request)
+        await response.prepare(call.request)
     await response.write(buffer.getvalue().encode())
     buffer.seek(0)
     buffer.truncate()

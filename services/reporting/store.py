@@ -18,6 +18,8 @@ from shared.db import Connection
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "reporting_app"
+READER: Final = "reporting_reader"
+"""The role of everything that is read for a caller (migrations/0003_rows.sql)."""
 
 _TYPES: Final = {UUID: "uuid", int: "bigint", str: "text", date: "date", datetime: "timestamptz"}
 

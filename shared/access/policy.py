@@ -19,6 +19,11 @@ INTERNAL_CLIENT: Final = "internal"
 MFA_ENROLMENT: Final = "mfa_enrolment"
 """Role in the token of a person who has yet to enrol the second factor that his company requires. It is no role of the
 catalogue, so nothing but the enrolment admits it."""
+BREAK_GLASS: Final = "break_glass"
+"""Role in a token of the operator for an emergency (45 CFR 164.312(a)(2)(ii)): it sees what any role sees in one
+company and changes nothing. Nobody has it for longer than minutes, so it is no role of the catalogue."""
+_NO_EMERGENCY: Final = frozenset({"users", "company_constants", "my_payment_activity"})
+"""Administration, and the report of one's own postings: a reader has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +98,18 @@ def areas() -> tuple[str, ...]:
 
 
 def role(key: str) -> Role | None:
-    return catalogue().get(key)
+    return break_glass() if key == BREAK_GLASS else catalogue().get(key)
+
+
+@cache
+def break_glass() -> Role:
+    """View of every area that some role can view, at its widest scope."""
+
+    def widest(area: str) -> Grant:
+        granted = [one.grant(area) for one in catalogue().values()]
+        if area in _NO_EMERGENCY or not any(grant.allows("view") for grant in granted):
+            return NOTHING
+        scopes = {grant.scope for grant in granted}
+        return Grant("view", "all_locations" if "all_locations" in scopes else None, "break-glass")
+
+    return Role(BREAK_GLASS, "Break-glass", SERVICE_TYPES, OPERATOR, (), {area: widest(area) for area in areas()})

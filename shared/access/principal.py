@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
-from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT, MFA_ENROLMENT, NOTHING, OPERATOR, Grant, role
+from shared.access.policy import (
+    BREAK_GLASS,
+    EMR_CLIENT,
+    INTERNAL_CLIENT,
+    MFA_ENROLMENT,
+    NOTHING,
+    OPERATOR,
+    Grant,
+    role,
+)
 from shared.errors import Forbidden, NotFound
 
 
@@ -81,7 +90,8 @@ class Guard:
             return self.emr or self.authenticated
         if principal.is_internal:
             return self.internal or self.authenticated
-        if self.authenticated or (self.member and role(principal.role) is not None):
+        # `member` routes are about oneself, or for those who belong to the company.
+        if self.authenticated or (self.member and principal.role != BREAK_GLASS and role(principal.role) is not None):
             return True
         return any(principal.allows(area, level) for area, level in self.any_of)
 

@@ -21,6 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key
 
 from shared.access.principal import Principal
+from shared.access.revocation import Revocations
 from shared.errors import Unauthenticated, Unavailable
 
 ALGORITHM = "ES256"
@@ -67,6 +68,10 @@ class KeyCache:
     def fresh(self) -> bool:
         return time.monotonic() - self._fetched_at <= self._fresh_seconds
 
+    def expire(self) -> None:
+        """Have the keys read again before the next token is believed, even if they were just read."""
+        self._fetched_at = self._tried_at = -float("inf")
+
     async def get(self, kid: str) -> Key | None:
         """The key, or None. Raises Unavailable when no key at all is known and none can be had."""
         if kid not in self._keys or not self.fresh:
@@ -101,14 +106,18 @@ class KeyCache:
 
 
 class TokenVerifier:
-    """Turns a bearer token into a `Principal` or raises `Unauthenticated`, saying nothing of why."""
+    """Turns a bearer token into a `Principal` or raises `Unauthenticated`, saying nothing of why, unless it is that the
+    holder's rights have changed (`token_stale`): `revocations` knows; without them nobody asks."""
 
-    def __init__(self, keys: KeyCache, *, issuer: str, audience: str) -> None:
+    def __init__(self, keys: KeyCache, *, issuer: str, audience: str, revocations: Revocations | None = None) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._verified: dict[bytes, Principal] = {}
         self._generation = 0
+        self.revocations = revocations
+        if revocations is not None:
+            revocations.keys_changed = keys.expire
 
     async def verify(self, token: str) -> Principal:
         if not token.isascii() or len(token) > _MAX_TOKEN_BYTES:
@@ -128,11 +137,9 @@ class TokenVerifier:
         if principal.expires_at <= time.time():
             self._verified.pop(digest, None)
             raise Unauthenticated()
+        if self.revocations is not None:
+            await self.revocations.check(principal, token)
         return principal
-
-    def forget(self) -> None:
-        """Drop every remembered token, after a change of access."""
-        self._verified.clear()
 
     async def _check(self, token: str) -> Principal:
         try:

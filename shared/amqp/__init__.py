@@ -1,17 +1,18 @@
 """The bus on RabbitMQ. Nothing outside this folder knows of AMQP."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.amqp.consumer import consume
 from shared.amqp.link import Link
+from shared.amqp.listener import listen
 from shared.amqp.publisher import AmqpPublisher
 from shared.amqp.topology import declare_subscription
-from shared.bus import Handler, Message, Subscription
+from shared.bus import Broadcast, Handler, Message, Subscription
 
 
 class AmqpBus:
-    """See `shared.bus.Bus`. It holds one connection for publishing and one for each consumer."""
+    """See `shared.bus.Bus`. It holds one connection for publishing and one for each consumer and listener."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -43,6 +44,11 @@ class AmqpBus:
             await consume(link, subscription, handler, stop)
         finally:
             self._in_use.discard(link)
+
+    async def listen(
+        self, broadcast: Broadcast, opened: Callable[[], None], heard: Callable[[Message], None], stop: asyncio.Event
+    ) -> None:
+        await listen(Link(self._url, broadcast.name), broadcast, opened, heard, stop)
 
     async def close(self) -> None:
         await self._publishing.drop()

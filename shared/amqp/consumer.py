@@ -120,7 +120,7 @@ class _Session:
         """
         pauses = backoff()
         while batch and not self._over.is_set():
-            outcomes = await ask(self._handler, [_message(incoming) for incoming in batch])
+            outcomes = await ask(self._handler, [message_of(incoming) for incoming in batch])
             point("consumer.after_handle_before_ack")
             async with deadline(BROKER_SECONDS):
                 await _acknowledge(batch, outcomes)
@@ -145,7 +145,7 @@ async def _acknowledge(batch: Sequence[AbstractIncomingMessage], outcomes: Seque
         await incoming.ack(multiple=together)
 
 
-def _message(incoming: AbstractIncomingMessage) -> Message:
+def message_of(incoming: AbstractIncomingMessage) -> Message:
     return Message(
         message_id=incoming.message_id or "",
         type=incoming.type or "",

@@ -5,11 +5,12 @@ publishing to it and consuming from it time out. Delete such a queue; its consum
 """
 
 from typing import Any, Final
+from uuid import uuid4
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 
-from shared.bus import Subscription
+from shared.bus import Broadcast, Subscription
 
 # Every return of a message counts, also one by a consumer that died holding it: with a low limit a crash loop would
 # dead-letter messages that nothing is wrong with.
@@ -46,4 +47,14 @@ async def declare_subscription(channel: AbstractChannel, subscription: Subscript
     queue = await channel.declare_queue(subscription.queue, durable=True, arguments=arguments)
     for routing_key in subscription.routing_keys:
         await queue.bind(subscription.exchange, routing_key)
+    return queue
+
+
+async def declare_broadcast(channel: AbstractChannel, broadcast: Broadcast) -> AbstractQueue:
+    """The exchange, and a queue that belongs to this connection and goes with it. Its name is never used again, so it
+    cannot be in the way of the connection that comes after this one."""
+    await declare_exchange(channel, broadcast.exchange)
+    queue = await channel.declare_queue(f"{broadcast.name}.{uuid4()}", exclusive=True, auto_delete=True)
+    for routing_key in broadcast.routing_keys:
+        await queue.bind(broadcast.exchange, routing_key)
     return queue

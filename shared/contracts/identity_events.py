@@ -3,6 +3,7 @@ reader keeps the highest version it has seen and order does not matter."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -12,6 +13,10 @@ COMPANY_CHANGED: Final = "identity.company_changed.v1"
 LOCATION_CHANGED: Final = "identity.location_changed.v1"
 USER_CHANGED: Final = "identity.user_changed.v1"
 CLIENT_CHANGED: Final = "identity.client_changed.v1"
+ACCESS_CHANGED: Final = "identity.access.changed.v1"
+HEARTBEAT: Final = "identity.heartbeat.v1"
+HEARTBEAT_KEY: Final = "heartbeat.identity"
+"""The heartbeat's routing key: outside of `identity.#`, so that no durable queue collects heartbeats."""
 
 
 class CompanyState(Contract):
@@ -60,9 +65,27 @@ class ClientState(Contract):
     active: bool = True
 
 
+class AccessState(Contract):
+    """From now on the tokens of a subject with a lower `authz_ver` are refused. `subject` is the `sub` of tokens, a
+    user's or a client's id; none means everybody: the keys that verify tokens, and their `not_before`, have changed.
+    `not_before` is when it happened (Unix seconds)."""
+
+    subject: UUID | None = None
+    authz_version: int = 0
+    not_before: int
+
+
+class Heartbeat(Contract):
+    """Whatever identity had committed before `as_of` has been published. It comes every few seconds, is in no log, and
+    its silence means that changes of access may have gone unheard."""
+
+    as_of: datetime
+
+
 STATES: Final[dict[str, type[Contract]]] = {
     COMPANY_CHANGED: CompanyState,
     LOCATION_CHANGED: LocationState,
     USER_CHANGED: UserState,
     CLIENT_CHANGED: ClientState,
+    ACCESS_CHANGED: AccessState,
 }

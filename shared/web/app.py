@@ -29,8 +29,9 @@ from shared.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from shared.recorder import BODY, QUERY, Recorder
 from shared.web.bodies import parse_body, parse_query
-from shared.web.endpoint import CORRELATION_ID, REQUEST_ID, Call, Endpoint, json_response
+from shared.web.endpoint import CORRELATION_ID, REQUEST_ID, VERIFIER, Call, Endpoint, json_response
 from shared.web.openapi import docs_page, openapi_document
 
 MAX_JSON_BYTES = 1 << 20
@@ -42,6 +43,7 @@ _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
 }
+_BEGUN = web.RequestKey("begun", web.StreamResponse)
 _NOT_LOGGED = ("/livez", "/readyz", "/metrics", "/v1/events/heads")
 """Routes that machines ask every few seconds."""
 log = structlog.get_logger("http")
@@ -57,6 +59,7 @@ class AppParts:
     title: str
     endpoints: Sequence[Endpoint]
     verifier: TokenVerifier
+    audit: Recorder
     ready: dict[str, ReadyCheck] = field(default_factory=dict)
     """Named checks of `/readyz`; a check fails by raising."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -65,9 +68,10 @@ class AppParts:
 def create_app(parts: AppParts) -> web.Application:
     """The application with every declared endpoint, `/livez`, `/readyz`, `/metrics`, `/openapi.json` and `/docs`."""
     app = web.Application(client_max_size=MAX_JSON_BYTES, middlewares=[_Middleware(parts).handle])
+    app[VERIFIER] = parts.verifier
     app.on_response_prepare.append(_add_headers)
     for endpoint in parts.endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, _runner(endpoint, parts.verifier))
+        app.router.add_route(endpoint.method, endpoint.path, _runner(endpoint, parts.verifier, parts.audit))
     document = openapi_document(parts.name, parts.title, parts.endpoints)
 
     async def livez(_: web.Request) -> web.Response:
@@ -101,6 +105,7 @@ def create_app(parts: AppParts) -> web.Application:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """On every answer, also one that is streamed and has left before its handler ends."""
+    request[_BEGUN] = response
     response.headers["X-Request-Id"] = request[REQUEST_ID]
     for name, value in _SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
@@ -118,15 +123,24 @@ async def failed_checks(checks: dict[str, ReadyCheck]) -> list[str]:
     return failed
 
 
-def _runner(endpoint: Endpoint, verifier: TokenVerifier) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _runner(
+    endpoint: Endpoint, verifier: TokenVerifier, audit: Recorder
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def run(request: web.Request) -> web.StreamResponse:
+        audit.begin(request)
         principal = None if endpoint.guard.public else await authenticate(request, verifier)
+        if principal is None:
+            return await answer(request, None)
+        return await audit.recorded(request, request[REQUEST_ID], endpoint, principal, answer)
+
+    async def answer(request: web.Request, principal: Principal | None) -> web.StreamResponse:
         if principal is not None and not endpoint.guard.admits(principal):
             raise Forbidden()
-        query = parse_query(endpoint.query, request.query)
+        query = request[QUERY] = parse_query(endpoint.query, request.query)
         body, digest = None, b""
         if endpoint.body is not None:
             body, digest = parse_body(endpoint.body, await _json_body(request, endpoint.body))
+            request[BODY] = body
         elif endpoint.raw_types:
             _require_type(request, endpoint.raw_types)
         return await endpoint.handler(Call(request, endpoint, principal, body, digest, query))
@@ -213,6 +227,13 @@ class _Middleware:
             self._errors.inc()
             log.error("unhandled_error", exc_info=error)
             problem = Problem("The request could not be completed; nothing is known to have been stored")
+        begun: web.StreamResponse | None = request.get(_BEGUN)
+        if begun is not None:
+            # Part of the answer has left: it is cut off, so that nobody takes it for the whole.
+            log.warning("answer_cut_off", code=problem.code)
+            if request.transport is not None:
+                request.transport.abort()
+            return begun
         return problem_response(problem, request_id)
 
 

@@ -12,14 +12,17 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from shared.access.principal import Guard, Principal
+from shared.access.principal import INTERNAL_ONLY, Guard, Principal
+from shared.access.tokens import TokenVerifier
 from shared.errors import Invalid, NotFound
 from shared.fields import Id, Query
+from shared.recorder import tell_rows
 
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
 CORRELATION_ID = web.RequestKey("correlation_id", str)
+VERIFIER = web.AppKey("verifier", TokenVerifier)
 _ID: TypeAdapter[Any] = TypeAdapter(Id)
 
 
@@ -45,6 +48,12 @@ class Endpoint:
     idempotent: bool = False
     """True: takes `Idempotency-Key`, because it moves money."""
     answer_type: str = "application/json"
+    audited: bool = True
+    """False: shows nothing of a company's, so that reading it is not written into the audit."""
+
+    @property
+    def in_audit(self) -> bool:
+        return self.audited and not self.guard.public and self.guard != INTERNAL_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,13 @@ class Call:
         found: str = self.request[CORRELATION_ID]
         return found
 
+    async def still_allowed(self) -> None:
+        """For answers that take long, between their parts: raises Unauthenticated (`token_stale`) when the caller's
+        rights have changed meanwhile, and Unavailable when nobody can say."""
+        revocations = self.app[VERIFIER].revocations
+        if revocations is not None and self.caller is not None:
+            await revocations.check(self.caller, self.request.headers["Authorization"].partition(" ")[2])
+
     def path_id(self, name: str = "id") -> Any:
         """An id in the path; what is not an id is simply absent (404)."""
         try:
@@ -101,7 +117,10 @@ class Call:
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer; `value` may hold dataclasses, ids (the driver's too), dates and datetimes (as RFC 3339 UTC)."""
     body = value if isinstance(value, bytes) else orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
-    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+    response = web.Response(body=body, status=status, content_type="application/json", headers=headers)
+    if isinstance(value, dict) and isinstance(items := value.get("items"), list):
+        tell_rows(response, items)
+    return response
 
 
 def _plain(value: Any) -> str:

@@ -33,6 +33,8 @@ _PROBLEM = {
         },
     },
 }
+_PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_FORM, _FHIR = "application/x-www-form-urlencoded", "application/fhir+json"
 
 
 def openapi_document(name: str, title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -50,33 +52,73 @@ def openapi_document(name: str, title: str, endpoints: Sequence[Endpoint]) -> di
         "paths": paths,
         "components": {
             "schemas": {**schemas.get("$defs", {}), "Problem": _PROBLEM},
+            "responses": {
+                "Problem": {
+                    "description": "A problem (RFC 9457); nothing was stored",
+                    "content": _PROBLEM_CONTENT,
+                }
+            },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
 
 
 def _operation(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
-    answer = refs[endpoint.answer] if endpoint.answer else {}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": re.sub(r"[^a-z0-9]+", "_", f"{endpoint.method} {endpoint.path}".lower()).strip("_"),
         "description": guard_text(endpoint.guard),
         "parameters": [*_path_parameters(endpoint.path), *_query_parameters(endpoint), *_headers(endpoint)],
         "responses": {
-            str(endpoint.status): {"description": "Done", "content": {endpoint.answer_type: {"schema": answer}}},
-            "default": {
-                "description": "A problem",
-                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            },
+            str(endpoint.status): _answer(endpoint, refs),
+            **{status: _refusal(endpoint) for status in _problems(endpoint)},
         },
     }
     if not endpoint.guard.public:
         operation["security"] = [{"token": []}]
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": refs[endpoint.body]}}}
+        # No body says the same as an empty object, where that is a good one.
+        required = any(field.is_required() for field in endpoint.body.model_fields.values())
+        content = {"application/json": {"schema": refs[endpoint.body]}}
+        operation["requestBody"] = {"required": required, "content": content}
     elif endpoint.raw_types:
         operation["requestBody"] = {"required": True, "content": {name: {"schema": {}} for name in endpoint.raw_types}}
     return operation
+
+
+def _answer(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
+    if endpoint.status == 204:
+        return {"description": "Done"}
+    content = {endpoint.answer_type: {"schema": refs[endpoint.answer] if endpoint.answer else {}}}
+    if "format" in endpoint.query.model_fields:
+        content["text/csv"] = {"schema": {"type": "string"}}
+    return {"description": "Done", "content": content}
+
+
+def _refusal(endpoint: Endpoint) -> dict[str, Any]:
+    """A problem; or, where a standard of its own asks for that, its way of saying no."""
+    kind = ""
+    if _FORM in endpoint.raw_types or (endpoint.answer and "access_token" in endpoint.answer.model_fields):
+        kind = "application/json"  # RFC 6749 section 5.2
+    elif _FHIR in endpoint.raw_types:
+        kind = _FHIR  # An OperationOutcome.
+    if not kind:
+        return {"$ref": "#/components/responses/Problem"}
+    return {"description": "A problem", "content": {**_PROBLEM_CONTENT, kind: {"schema": {"type": "object"}}}}
+
+
+def _problems(endpoint: Endpoint) -> list[str]:
+    """The statuses of what can go wrong here; `default` stands for those that can anywhere (429, 500, 503)."""
+    found = {"422", "default"}
+    if not endpoint.guard.public:
+        found |= {"401", "403"}
+    if "{" in endpoint.path:
+        found.add("404")
+    if endpoint.body is not None or endpoint.raw_types:
+        found |= {"400", "408", "413", "415"}
+    if endpoint.method != "GET":
+        found.add("409")
+    return sorted(found - {str(endpoint.status)})
 
 
 def guard_text(guard: Guard) -> str:

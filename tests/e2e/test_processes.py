@@ -74,6 +74,8 @@ class Graph:
             "IDENTITY_SECRETS_KEY": SECRET * 4,
             "PUBLIC_URL": "http://localhost:8080",
             "BEHIND_PROXY": "false",
+            "TMPDIR": str(self.folder),
+            "SEAL_DIR": str(self.folder / "seals"),
             **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"), ""),
             **{f"{service.upper()}_DATABASE_URL": dsn for service, dsn in self.databases.items()},
         }

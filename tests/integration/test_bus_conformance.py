@@ -10,7 +10,7 @@ import pytest
 from shared.amqp import AmqpBus
 from shared.amqp.dead_letters import dead_letters
 from shared.amqp.topology import dead_letter_queue
-from shared.bus import BILLING_EVENTS, EMR_FEED, Bus, Message, Outcome, Subscription, pause
+from shared.bus import BILLING_EVENTS, EMR_FEED, Broadcast, Bus, Message, Outcome, Subscription, pause
 from shared.loopback import LoopbackBus
 
 PATIENCE_SECONDS = 30.0
@@ -347,3 +347,66 @@ async def test_stopping_finishes_the_batch_in_hand_and_leaves_the_rest_to_the_ne
         await second.until(lambda r: set(first) | set(r.done) == {message.message_id for message in numbered(50)})
     assert 1 <= len(first) <= 10
     assert not set(first) & set(second.done), "what was committed and acknowledged does not come again"
+
+
+NEWS = Broadcast("test.ear", BILLING_EVENTS, ("news.#",))
+
+
+@dataclass
+class Listener:
+    """Somebody who listens, and what he heard; `opened` counts how often listening began."""
+
+    bus: Bus
+    opened: int = 0
+    heard: list[Message] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _open(self) -> None:
+        self.opened += 1
+
+    async def __aenter__(self) -> "Listener":
+        self._task = asyncio.create_task(self.bus.listen(NEWS, self._open, self.heard.append, self.stop))
+        await self.until(lambda: self.opened > 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop.set()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._task
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    @property
+    def ids(self) -> list[str]:
+        return [message.message_id for message in self.heard]
+
+
+async def test_every_listener_hears_what_comes_after_he_began_and_a_listener_is_enough(transport: Transport) -> None:
+    assert await transport.bus.publish(BILLING_EVENTS, messages("early", routing_key="news.a")) == [False]
+    async with Listener(transport.bus) as first, Listener(transport.bus) as second:
+        await transport.publish(messages("m1", "m2", routing_key="news.a.b"))
+        assert await transport.bus.publish(BILLING_EVENTS, messages("unwanted", routing_key="other")) == [False]
+        for listener in (first, second):
+            await listener.until(lambda listener=listener: len(listener.heard) == 2)  # type: ignore[misc]
+        async with Listener(transport.bus) as late:
+            await transport.publish(messages("m3", routing_key="news.c"))
+            for listener in (first, second, late):
+                await listener.until(lambda listener=listener: "m3" in listener.ids)  # type: ignore[misc]
+            assert (first.ids, second.ids, late.ids) == (["m1", "m2", "m3"], ["m1", "m2", "m3"], ["m3"])
+    assert first.heard[0] == Message("m1", "ledger.posting", "news.a.b", b"m1")
+    assert await transport.bus.publish(BILLING_EVENTS, messages("m4", routing_key="news.a")) == [False]
+    assert first.ids == ["m1", "m2", "m3"], "nobody hears any more"
+    assert transport.bus.connected
+
+
+async def test_a_listener_and_a_subscription_do_not_concern_each_other(transport: Transport) -> None:
+    recorder = Recorder(lambda _: Outcome.RETRY)
+    async with Listener(transport.bus) as listener, transport.consuming(EVERYTHING, recorder):
+        publishing = asyncio.create_task(transport.publish(messages("m1", routing_key="news.a")))
+        await listener.until(lambda: "m1" in listener.ids)
+        recorder.answer = lambda _: Outcome.DONE
+        await publishing
+        await recorder.until(lambda r: r.done == ["m1"])

@@ -17,7 +17,7 @@ import aiohttp
 import asyncpg
 import pytest
 from aiohttp import web
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import AMQPError, ChannelAccessRefused
 from yarl import URL
 
 from deploy import processes
@@ -98,7 +98,7 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
                     "x-overflow": "reject-publish",
                 },
             )
-            await queue.bind(events, "#")
+            await queue.bind(events, {"ledger": "identity.#", "reporting": "ledger.#"}[user])
     async with await aio_pika.connect(broker("identity")) as connection, await connection.channel() as channel:
         events = await channel.declare_exchange("billing.events", "topic", durable=True)
         await events.publish(aio_pika.Message(b"{}"), "identity.user_changed.v1")
@@ -106,6 +106,17 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
         feed = await channel.declare_exchange("emr.feed", "topic", durable=True)
         own = await channel.declare_queue(allowed["ledger"], passive=True)
         await own.bind(feed, "emr.#")
+
+    for user in allowed:
+        async with await aio_pika.connect(broker(user)) as connection, await connection.channel() as channel:
+            ear = await channel.declare_queue(f"access.{user}.1", exclusive=True, auto_delete=True)
+            await ear.bind("billing.events", "identity.access.changed.v1")
+            await ear.consume(print, no_ack=True)
+    for user, other in (("ledger", "reporting"), ("reporting", "ledger"), ("identity", "identity")):
+        async with await aio_pika.connect(broker(user)) as connection:
+            channel = await connection.channel()
+            with pytest.raises(ChannelAccessRefused):
+                await channel.declare_queue(f"access.{other}.1", exclusive=True, auto_delete=True)
 
     for user, queue_name in (
         ("identity", "ledger.emr.v1"),
@@ -122,6 +133,104 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
         events = await channel.get_exchange("billing.events", ensure=False)
         with pytest.raises(ChannelAccessRefused):
             await events.publish(aio_pika.Message(b"{}"), "ledger.payment_posted.v1")
+    # Nobody speaks in another's name, and the ledger hears nothing of its own.
+    for user, topic in (("identity", "ledger.posting.v1"), ("ledger", "identity.access.changed.v1")):
+        async with await aio_pika.connect(broker(user)) as connection:
+            events = await (await connection.channel()).get_exchange("billing.events", ensure=False)
+            with pytest.raises(ChannelAccessRefused):
+                await events.publish(aio_pika.Message(b"{}"), topic)
+    async with await aio_pika.connect(broker("ledger")) as connection:
+        queue = await (await connection.channel()).declare_queue(allowed["ledger"], passive=True)
+        with pytest.raises(ChannelAccessRefused):
+            await queue.bind("billing.events", "#")
+
+
+QUEUES = ("identity.x.v1", "ledger.x.v1", "ledger.x.v1.dead", "reporting.x.v1", "other.x.v1")
+TRIES = [
+    *(("declare exchange", name) for name in ("billing.events", "emr.feed", "other")),
+    *((f"publish {topic}", "billing.events") for topic in ("identity.nobody.v1", "ledger.nobody.v1", "nobody.v1")),
+    *(("publish emr.nobody.v1", name) for name in ("emr.feed", "amq.topic", "amq.fanout")),
+    *((act, name) for act in ("declare queue", "consume", "purge", "delete queue") for name in QUEUES),
+    *((f"bind billing.events {topic}", name) for topic in ("identity.#", "ledger.#", "#") for name in QUEUES),
+    *(("bind emr.feed #", name) for name in QUEUES),
+]
+OWN = ("declare queue", "consume", "purge", "delete queue", "bind billing.events identity.#")
+MAY = {
+    "identity": {("declare exchange", "billing.events"), ("publish identity.nobody.v1", "billing.events")},
+    "ledger": {
+        *(("declare exchange", name) for name in ("billing.events", "emr.feed")),
+        ("publish ledger.nobody.v1", "billing.events"),
+        *((act, name) for act in (*OWN, "bind emr.feed #") for name in QUEUES if name.startswith("ledger.")),
+    },
+    "reporting": {
+        ("declare exchange", "billing.events"),
+        *(
+            (act, name)
+            for act in (*OWN, "bind billing.events ledger.#")
+            for name in QUEUES
+            if name.startswith("reporting.")
+        ),
+    },
+}
+"""All that each service's user may do of what can be tried."""
+
+
+@pytest.mark.parametrize("user", SERVICES)
+async def test_each_user_may_do_what_its_service_needs_and_nothing_else(
+    broker: Any, rabbit: PrivateRabbit, user: str
+) -> None:
+    await _furnish(f"{rabbit.url}billing", rabbit)
+    async with await aio_pika.connect(broker(user)) as connection:
+        for act, name in TRIES:
+            refused = False
+            channel = await connection.channel()
+            try:
+                await _try(channel, act, name)
+            except ChannelAccessRefused:
+                refused = True
+            else:
+                await channel.close()
+            assert refused == ((act, name) not in MAY[user]), (act, name)
+    with pytest.raises(AMQPError):
+        await aio_pika.connect(broker(user).replace("/billing", "/"))
+    with pytest.raises(AMQPError):
+        await aio_pika.connect(broker(user).replace("-secret", "-guess"))
+
+
+async def _furnish(url: str, rabbit: PrivateRabbit) -> None:
+    """Everything that can be tried is there; the owner of all is the node's own user."""
+    rabbit.evaluate(
+        'ok = rabbit_auth_backend_internal:set_permissions(<<"billing">>, <<"billing">>,'
+        ' <<".*">>, <<".*">>, <<".*">>, <<"billing">>).'
+    )
+    async with await aio_pika.connect(url) as connection, await connection.channel() as channel:
+        for name in ("billing.events", "emr.feed"):
+            await channel.declare_exchange(name, "topic", durable=True)
+        for name in QUEUES:
+            await channel.declare_queue(name, durable=True)
+
+
+async def _try(channel: Any, act: str, name: str) -> None:
+    if act == "declare exchange":
+        await channel.declare_exchange(name, "topic", durable=True)
+    elif act.startswith("publish "):
+        exchange = await channel.get_exchange(name, ensure=False)
+        await exchange.publish(aio_pika.Message(b"{}"), act.partition(" ")[2], mandatory=False)
+    elif act == "declare queue":
+        await channel.declare_queue(name, durable=True)
+    else:
+        queue = await channel.get_queue(name, ensure=False)
+        if act == "consume":
+            await queue.consume(print)
+        elif act == "purge":
+            await queue.purge()
+        elif act == "delete queue":
+            await queue.delete(if_unused=False, if_empty=False)
+            # For those who come after: by its owner, whom this shows again to be one.
+            await channel.declare_queue(name, durable=True)
+        else:
+            _, exchange, topic = act.split(" ")
+            await queue.bind(exchange, topic)
 
 
 async def answer(request: web.Request) -> web.StreamResponse:

@@ -49,6 +49,11 @@ ROUTES = {
     "POST /v1/companies/{id}/locations": "company_constants edit operator",
     "GET /v1/companies/{id}/locations/{location_id}": "member operator",
     "PATCH /v1/companies/{id}/locations/{location_id}": "company_constants edit operator",
+    "GET /v1/companies/{id}/locations/{location_id}/access": "users view operator",
+    "POST /v1/break-glass": "- - operator",
+    "GET /v1/break-glass": "audit_trail view operator",
+    "POST /v1/break-glass/{id}/token": "- - operator",
+    "DELETE /v1/break-glass/{id}": "users edit operator",
     "GET /v1/users": "users view operator",
     "POST /v1/users": "users add operator",
     "GET /v1/users/{id}": "users view operator",
@@ -64,6 +69,7 @@ ROUTES = {
     "DELETE /v1/clients/{id}": "company_constants edit operator",
     "GET /v1/audit": "audit_trail view operator",
     "GET /v1/events": "- - internal",
+    "GET /v1/access-versions": "- - internal",
 }
 GUARDED = [route for route, rule in ROUTES.items() if rule != "public"]
 CALLERS = [*catalogue(), "operator", "emr", "internal", "enrolment"]

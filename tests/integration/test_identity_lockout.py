@@ -4,7 +4,6 @@ bounded memory; the same time for everybody (ASVS 5.0 6.3.1, 6.3.8; quality 3.5,
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -240,8 +239,8 @@ class TestTheCost:
                     answer = await grant(identity, user, "wrong password")
                     times[kind].append(time.perf_counter() - started)
                     assert answer.status == 400
-            middle = {kind: statistics.median(values) for kind, values in times.items()}
-            assert max(middle.values()) / min(middle.values()) < 1.5, middle
+            least = {kind: min(values) for kind, values in times.items()}  # What others do at the time only adds.
+            assert max(least.values()) / min(least.values()) < 1.5, least
 
     async def test_an_owner_gets_in_while_his_colleagues_accounts_are_under_attack(
         self, identity: IdentityStack

@@ -664,7 +664,8 @@ async def test_a_batch_costs_the_same_however_many_events_it_has(clinic: Clinic)
         queries: list[str] = []
 
         def record(row: Any, queries: list[str] = queries) -> None:
-            queries.append(row.query)
+            if "insert into audit" not in row.query:  # Written meanwhile, many entries at a time.
+                queries.append(row.query)
 
         for holder in pool._holders:
             if holder._con is not None:

@@ -237,7 +237,13 @@ async def test_values_must_pass_the_rules_of_every_other_body(stack: LedgerStack
 async def test_a_price_from_the_fee_schedule(stack: LedgerStack) -> None:
     company = await stack.company()
     await company.send("PUT", f"/v1/feed-profiles/{quote(SOURCE)}", {"missing_amount": "fee_schedule"}, key="")
-    await stack.owner.execute("insert into fee_schedule values ($1, '97110', 4500)", company.company_id)
+    fees = [{"procedure_code": "97140", "amount_cents": 1}, {"procedure_code": "97110", "amount_cents": 1}]
+    assert (await company.send("PUT", "/v1/fee-schedule", {"fees": fees}, key="")).status == 200
+    fees = [{"procedure_code": "97110", "amount_cents": 4_500}]
+    assert (await company.send("PUT", "/v1/fee-schedule", {"fees": fees}, key="")).body == {"fees": fees}
+    assert await company.get("/v1/fee-schedule") == {"fees": fees}
+    twice = await company.send("PUT", "/v1/fee-schedule", {"fees": fees * 2}, key="")
+    assert (twice.status, list(twice.fields)) == (422, ["fees.1.procedure_code"])
     content = message(ft1("CG", "TX1", "", quantity=2), ft1("CG", "TX2", "", code="97140"), control_id="M1")
     assert await counts(company, await send(company, content)) == (2, 1, 0, 0, 1)
     assert (await charges(company))["TX1"]["amount_cents"] == 9_000

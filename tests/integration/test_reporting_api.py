@@ -242,7 +242,7 @@ async def test_the_service_says_what_it_is(stack: ReportingStack) -> None:
     for path in ("/livez", "/readyz", "/metrics", "/docs"):
         assert (await stack.get(path, None)).status == 200
     document = (await stack.get("/openapi.json", None)).body
-    assert set(document["paths"]) == {"/v1/reports", f"{REPORTS}my-payment-activity", PATH}
+    assert set(document["paths"]) == {"/v1/audit", "/v1/reports", f"{REPORTS}my-payment-activity", PATH}
     names = {parameter["name"] for parameter in document["paths"][PATH]["get"]["parameters"]}
     assert {"from", "to", "by", "group_by", "location_id", "min_version", "as_of"} <= names
 

@@ -20,6 +20,12 @@ REQUIRED = (
 )  # fmt: skip
 
 
+def signed_again(good: str, key: ECKey, **claims: Any) -> str:
+    """A token with other claims, rightly signed."""
+    header, payload = (_part(good, place) for place in (0, 1))
+    return jws.serialize_compact(header, orjson.dumps({**payload, **claims}), key, algorithms=["ES256"])
+
+
 def bad_tokens(good: str, key: ECKey) -> dict[str, str]:
     """By what is wrong with them; `key` is the one that signed `good`."""
     header, claims = (_part(good, place) for place in (0, 1))
@@ -40,7 +46,7 @@ def bad_tokens(good: str, key: ECKey) -> dict[str, str]:
         "another type": signed(typ="JWT"),
         "another key under a known id": signed(by=stranger),
         "an unknown key id": signed(kid=uuid4().hex),
-        "a changed role under the old signature": _changed(good, {**claims, "role": "partner_admin"}),
+        "a changed role under the old signature": _changed(good, {**claims, "role": "operator"}),
         "alg none": f"{_b64({**header, 'alg': 'none'})}.{_b64(claims)}.",
         "alg none with a signature": f"{_b64({**header, 'alg': 'none'})}.{_b64(claims)}.{good.split('.')[2]}",
         "HS256 with the public key": _hs256(header, claims, key),

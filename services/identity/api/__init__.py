@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.identity.api import (
+    break_glass,
     clients,
     companies,
     factors,
@@ -30,5 +31,6 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *users.ENDPOINTS,
     *roles.ENDPOINTS,
     *clients.ENDPOINTS,
+    *break_glass.ENDPOINTS,
     *records.ENDPOINTS,
 )

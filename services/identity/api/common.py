@@ -10,6 +10,8 @@ from uuid import UUID
 from aiohttp import web
 
 from services.identity.documents import Document, Page
+from services.identity.service.access import AccessVersions
+from services.identity.service.break_glass import Emergencies
 from services.identity.service.clients import Clients
 from services.identity.service.companies import Companies
 from services.identity.service.external import ExternalSignIn
@@ -22,7 +24,9 @@ from services.identity.service.users import Users
 from services.identity.service.views import Views
 from shared.access.principal import Guard
 from shared.access.tokens import TokenVerifier
+from shared.audit import address_of
 from shared.config import Config
+from shared.recorder import tell_rows
 from shared.web import Call, json_response
 
 
@@ -42,6 +46,8 @@ class Services:
     users: Users
     clients: Clients
     views: Views
+    emergencies: Emergencies
+    access_versions: AccessVersions
 
 
 SERVICES: Final = web.AppKey("services", Services)
@@ -58,12 +64,8 @@ ENROLLING: Final = Guard(member=True, operator=True, enrolment=True)
 
 
 def address(call: Call) -> str:
-    """Where a request comes from, as far as we know. The proxy in front puts the address that it sees last."""
-    if services(call).config.behind_proxy:
-        named = call.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-        if named:
-            return named
-    return call.request.remote or ""
+    """Where a request comes from, as far as we know."""
+    return address_of(call.request, services(call).config.behind_proxy)
 
 
 class HasId(Protocol):
@@ -83,4 +85,6 @@ def page(model: type[Document], things: Sequence[HasId], limit: int) -> web.Resp
     """A page of a list. `things` holds one more than `limit` when there are more; the last one shown is the cursor."""
     shown = things[:limit]
     following = shown[-1].id if len(things) > limit else None
-    return document(Page[model], {"items": list(shown), "next": following})  # type: ignore[valid-type]
+    answer = document(Page[model], {"items": list(shown), "next": following})  # type: ignore[valid-type]
+    tell_rows(answer, shown)
+    return answer

@@ -47,4 +47,6 @@ def _menu(caller: Principal) -> list[dict[str, Any]]:
     return [{"menu": menu, "label": label, "area": area} for menu, label, area in _MENU if caller.allows(area, "view")]
 
 
-ENDPOINTS: Final = (Endpoint("GET", "/v1/me", _me, ANYONE_SIGNED_IN, "Who is calling", answer=MeDocument),)
+ENDPOINTS: Final = (
+    Endpoint("GET", "/v1/me", _me, ANYONE_SIGNED_IN, "Who is calling", answer=MeDocument, audited=False),
+)

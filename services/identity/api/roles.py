@@ -78,6 +78,6 @@ async def _get(call: Call) -> web.StreamResponse:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/roles", _list, _GUARD, "The role catalogue", query=RolesQuery, answer=RolePage),
-    Endpoint("GET", "/v1/roles/{key}", _get, _GUARD, "One role", query=RoleQuery, answer=RoleDocument),
+    Endpoint("GET", "/v1/roles", _list, _GUARD, "The role catalogue", query=RolesQuery, answer=RolePage, audited=False),
+    Endpoint("GET", "/v1/roles/{key}", _get, _GUARD, "One role", query=RoleQuery, answer=RoleDocument, audited=False),
 )

@@ -6,13 +6,16 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from services.identity import explain
+from services.identity.access_documents import AccessDocument, ViewerDocument
 from services.identity.api.common import document, page, services
-from services.identity.documents import AccessDocument, Page, UserDocument
+from services.identity.documents import Page, UserDocument
 from services.identity.service.users import Access
 from services.identity.wire import AccessQuery, PageQuery, UserChange, UserNew
 from shared.access import policy
 from shared.access.policy import Grant, Role
 from shared.access.principal import area
+from shared.recorder import tell_rows
 from shared.web import Call, Endpoint
 
 _VIEW: Final = area("users", "view", operator=True)
@@ -54,23 +57,23 @@ def _access_facts(found: Access) -> dict[str, Any]:
         "role": role.key,
         "role_label": role.label,
         "active": user.active,
-        "companies": list(found.companies),
+        "second_factor": found.has_factor,
+        "companies": [explain.company_line(user, one, has_factor=found.has_factor) for one in found.companies],
         "emr_locations": list(found.locations) if role.limited_to_locations else "*",
-        "areas": [
-            {"area": name, "level": grant.level, "scope": grant.scope, "rule": _rule(role, name)}
-            for name, grant in role.grants.items()
-        ],
+        "areas": [explain.area_line(role, name) for name in role.grants],
         "preview": _preview(found, role) if found.preview else None,
     }
 
 
 def _preview(found: Access, role: Role) -> dict[str, Any]:
-    other = policy.catalogue()[found.preview.role] if found.preview else role
+    other = policy.catalogue()[found.preview] if found.preview else role
     pairs: dict[str, tuple[Grant, Grant]] = {name: (role.grant(name), other.grant(name)) for name in policy.areas()}
     return {
         "role": other.key,
         "role_label": other.label,
-        "refused": found.refusal.detail if found.refusal else None,
+        "refused": found.refusals[0].message if found.refusals else None,
+        "refusals": list(found.refusals),
+        **explain.compared(role, other),
         "differences": [
             {
                 "area": name,
@@ -78,7 +81,7 @@ def _preview(found: Access, role: Role) -> dict[str, Any]:
                 "scope": old.scope,
                 "new_level": new.level,
                 "new_scope": new.scope,
-                "rule": _rule(other, name),
+                "rule": explain.area_line(other, name)["rule"],
             }
             for name, (old, new) in pairs.items()
             if (old.level, old.scope) != (new.level, new.scope)
@@ -86,17 +89,17 @@ def _preview(found: Access, role: Role) -> dict[str, Any]:
     }
 
 
-_SCOPES: Final = {
-    "own_postings": " for what the user posted himself",
-    "all_locations": " for every location of the company",
-    "own_emr_locations": " for the EMR locations granted to the user",
-}
-
-
-def _rule(role: Role, name: str) -> str:
-    """The cell of the matrix that decides, in words."""
-    grant = role.grant(name)
-    return f"{role.label} has {grant.level} in {name}{_SCOPES.get(grant.scope or '', '')} ({grant.basis})"
+async def _viewers(call: Call) -> web.StreamResponse:
+    ids = call.path_id(), call.path_id("location_id")
+    query: PageQuery = call.query
+    found = await services(call).users.viewers(call.principal, *ids, query.cursor, query.limit + 1)
+    shown = [explain.viewer(user, *ids) for user in found[: query.limit]]
+    # The cursor is the last member looked at, so that a page may show fewer than asked for before the end.
+    following = found[query.limit - 1].id if len(found) > query.limit else None
+    items = [one for one in shown if one is not None]
+    answer = document(Page[ViewerDocument], {"items": items, "next": following})
+    tell_rows(answer, items)
+    return answer
 
 
 ENDPOINTS: Final = (
@@ -131,5 +134,14 @@ ENDPOINTS: Final = (
         "What a user can see and do, and why",
         query=AccessQuery,
         answer=AccessDocument,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/companies/{id}/locations/{location_id}/access",
+        _viewers,
+        _VIEW,
+        "Who can see a location, where, and why",
+        query=PageQuery,
+        answer=Page[ViewerDocument],
     ),
 )

@@ -13,14 +13,18 @@ import asyncpg
 import structlog
 
 from services.identity.domain import Client, Company, Editor, Location, User
-from services.identity.store import log, users
+from services.identity.store import access, log, users
+from shared.access.policy import OPERATOR
 from shared.access.principal import Principal
+from shared.audit import AuditEntry, alert, current_address, insert
 from shared.contracts.envelope import Contract, Event
 from shared.contracts.identity_events import (
+    ACCESS_CHANGED,
     CLIENT_CHANGED,
     COMPANY_CHANGED,
     LOCATION_CHANGED,
     USER_CHANGED,
+    AccessState,
     ClientState,
     CompanyState,
     LocationState,
@@ -76,6 +80,25 @@ class Act:
             CLIENT_CHANGED, ClientState(**_without_id(client)), f"client/{client.id}", client.version, None
         )
 
+    async def publish_access(self, subject: UUID, authz_version: int) -> None:
+        """Tokens of this user or client with a lower version are refused from now on, by every service."""
+        now = datetime.now(UTC)
+        state = AccessState(subject=subject, authz_version=authz_version, not_before=int(now.timestamp()))
+        await self._publish(ACCESS_CHANGED, state, f"access/{subject}", authz_version, None)
+
+    async def publish_keys(self) -> None:
+        """The keys that verify tokens have changed, so that everybody's tokens must be verified again."""
+        now = datetime.now(UTC)
+        state = AccessState(not_before=int(now.timestamp()))
+        await self._publish(ACCESS_CHANGED, state, "access", int(now.timestamp() * 1_000_000), None)
+
+    async def withdraw_tokens(self, user_id: UUID) -> int:
+        """Make the access tokens that a user has stale; his version of rights from now on. Before his sessions are
+        touched: a refresh locks the user first, too."""
+        version = await access.advance(self.connection, user_id)
+        await self.publish_access(user_id, version)
+        return version
+
     async def _publish(self, kind: str, state: Contract, entity: str, version: int, company: UUID | None) -> None:
         event = Event[Any](
             id=uuid7(),
@@ -89,22 +112,34 @@ class Act:
         await log.append(self.connection, event, entity, version)
 
     async def audit(
-        self, action: str, subject: UUID | None, company_ids: Iterable[UUID] = (), changed: Iterable[str] = ()
+        self,
+        action: str,
+        subject: UUID | None,
+        company_ids: Iterable[UUID] = (),
+        changed: Iterable[str] = (),
+        **details: Any,
     ) -> None:
-        """Write down who did what; `changed` names fields."""
-        await log.insert_audit(
+        """Write down who did what; `changed` names fields, `details` are ids, numbers and words of ours. What the
+        operator does is also told to whoever watches."""
+        if self.actor_name == OPERATOR:
+            alert("operator_act", action=action, subject_id=subject)
+        await insert(
             self.connection,
-            log.AuditEntry(
-                id=uuid7(),
-                at=datetime.now(UTC),
-                action=action,
-                actor_id=self.actor_id,
-                actor_name=self.actor_name,
-                subject_id=None if subject is None else str(subject),
-                company_ids=tuple(dict.fromkeys(company_ids)),
-                changed=tuple(changed),
-                request_id=structlog.contextvars.get_contextvars().get("request_id"),
-            ),
+            [
+                AuditEntry(
+                    id=uuid7(),
+                    at=datetime.now(UTC),
+                    action=action,
+                    actor_id=self.actor_id,
+                    actor_name=self.actor_name,
+                    subject_id=None if subject is None else str(subject),
+                    company_ids=tuple(dict.fromkeys(company_ids)),
+                    changed=tuple(changed),
+                    request_id=structlog.contextvars.get_contextvars().get("request_id"),
+                    address=current_address(),
+                    details=details,
+                )
+            ],
         )
 
 

@@ -46,6 +46,7 @@ async def bootstrap(
             await _create_operator(act, await hasher.hash(nfkc(operator_password or generated or "")))
         elif operator_password and not await hasher.verify(found[1], nfkc(operator_password)):
             await users.set_password(act.connection, found[0].id, await hasher.hash(nfkc(operator_password)))
+            await act.withdraw_tokens(found[0].id)
             await sessions.end_sessions(act.connection, found[0].id)
             await act.audit("user_changed", found[0].id, changed=["password"])
     if generated:
@@ -58,6 +59,7 @@ async def reset_mfa(pool: asyncpg.Pool, user_name: str) -> bool:
         found = await users.user_by_name(act.connection, user_name)
         if found is None:
             return False
+        await act.withdraw_tokens(found[0].id)
         await factors.remove_all(act.connection, found[0].id)
         await sessions.end_sessions(act.connection, found[0].id)
         await act.audit("mfa_reset", found[0].id, found[0].company_ids)

@@ -56,7 +56,7 @@ class Clients:
         return NewClient(client, secret)
 
     async def delete(self, caller: Principal, client_key: UUID) -> None:
-        """Its secret stops working now, its last token within minutes. The name and the sources are free again."""
+        """Its secret stops working now, its last token with it. The name and the sources are free again."""
         async with administration(self._pool, caller) as act:
             editor = await current_editor(act.connection, caller)
             client = await store.client(act.connection, client_key)
@@ -69,6 +69,7 @@ class Clients:
             client = replace(client, active=False, version=client.version + 1)
             await store.save_client(act.connection, client)
             await act.publish_client(client)
+            await act.publish_access(client.id, client.version)
             await act.audit("client_deleted", client.id, client.company_ids)
 
 

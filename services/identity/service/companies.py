@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
 from services.identity.domain import Company, Location
 from services.identity.service.acts import Act, administration, changed_fields, current_editor, current_user
+from services.identity.store import access, clients
 from services.identity.store import companies as store
 from shared.access.principal import Principal
 from shared.db import Connection, acquire
 from shared.errors import Forbidden, NotFound
 from shared.ids import uuid7
+
+_ALL: Final = 1 << 31
 
 
 class Companies:
@@ -54,6 +57,7 @@ class Companies:
             after = replace(after, version=before.version + 1)
             await store.update_company(act.connection, after)
             await act.publish_company(after)
+            await _withdraw_tokens(act, before, after)
             await act.audit("company_changed", company_id, [company_id], changed_fields(before, after))
         return after
 
@@ -100,6 +104,20 @@ class Companies:
 async def _written(act: Act, location: Location, action: str, changed: Sequence[str] = ()) -> None:
     await act.publish_location(location)
     await act.audit(action, location.id, [location.company_id], changed)
+
+
+async def _withdraw_tokens(act: Act, before: Company, after: Company) -> None:
+    """Tokens for a company that is closed, or that now requires a second factor, say what is no longer so."""
+    closed = before.active and not after.active
+    if closed or (after.mfa_required and not before.mfa_required):
+        for user_id, version in await access.advance_members(act.connection, after.id):
+            await act.publish_access(user_id, version)
+    if closed:
+        for client in await clients.list_clients(act.connection, after.id, None, _ALL):
+            client = replace(client, version=client.version + 1)
+            await clients.save_client(act.connection, client)
+            await act.publish_client(client)
+            await act.publish_access(client.id, client.version)
 
 
 async def _visible(connection: Connection, caller: Principal, company_id: UUID) -> Company:

@@ -103,7 +103,7 @@ class SessionIssuer:
             methods=methods,
         )
         tokens = await self._issue(connection, user, row)
-        await act.audit("sign_in", user.id, companies_concerned)
+        await act.audit("sign_in", user.id, companies_concerned, methods=list(methods))
         return tokens
 
     async def renew(self, connection: Connection, user: User, known: RefreshToken, company: str | None) -> Tokens:
@@ -123,6 +123,8 @@ class SessionIssuer:
             issued_at=datetime.now(UTC),
             family_expires_at=ends,
         )
+        if row.company_id is not None and row.company_id != known.company_id:
+            await Act(connection, user.id, user.user_name).audit("company_entered", user.id, [row.company_id])
         return await self._issue(connection, user, row)
 
     def ended(self, known: RefreshToken) -> bool:
@@ -143,6 +145,12 @@ class SessionIssuer:
         claims = replace(person_claims(user, None), role=MFA_ENROLMENT, locations=())
         token = await self._signed(connection, claims, uuid4())
         return Tokens(token, self.issuer.seconds, None, scope=MFA_ENROLMENT)
+
+    async def for_minutes(self, connection: Connection, claims: Claims, seconds: int) -> Tokens:
+        """An access token without a session, which ends after so many seconds at the latest."""
+        issuer = replace(self.issuer, seconds=min(self.issuer.seconds, seconds))
+        token = issuer.sign(await active_key(connection, self.sealer), claims, uuid4())
+        return Tokens(token, issuer.seconds, claims.company_id)
 
     async def for_machine(self, connection: Connection, claims: Claims) -> Tokens:
         """An access token without a session."""

@@ -124,4 +124,5 @@ async def compromise(pool: asyncpg.Pool, sealer: Sealer, kid: str) -> None:
             await store.activate_next(act.connection)
         if row.state in ("active", "next"):
             await _make(act, sealer, "next")
+        await act.publish_keys()
         await act.audit("key_compromised", None)

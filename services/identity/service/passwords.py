@@ -31,7 +31,7 @@ class ResetCode(NamedTuple):
 
 
 class Passwords:
-    """Both ways end the user's other sessions. Guesses count as failed sign-ins."""
+    """Both ways end the user's other sessions and his access tokens. Guesses count as failed sign-ins."""
 
     def __init__(self, pool: asyncpg.Pool, hasher: Hasher, throttle: Throttle) -> None:
         self._pool = pool
@@ -101,4 +101,5 @@ class Passwords:
 async def _set(act: Act, user: User, encoded: str, *, but: UUID | None) -> None:
     await users.set_password(act.connection, user.id, encoded)
     await factors.drop_reset(act.connection, user.id)
+    await act.withdraw_tokens(user.id)
     await sessions.end_sessions(act.connection, user.id, but=but)

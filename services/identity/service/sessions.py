@@ -37,7 +37,8 @@ class Session:
 
 
 class Sessions:
-    """An access token lives on to its end, at most minutes, after its session has ended."""
+    """What ends a session makes the user's access tokens stale, those of his other sessions too: these are refreshed
+    and go on."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
@@ -64,6 +65,7 @@ class Sessions:
     async def end_mine(self, caller: Principal, session_id: UUID) -> None:
         async with administration(self._pool, caller) as act:
             me = await person(act.connection, caller)
+            await act.withdraw_tokens(me.user.id)
             if not await store.end_session(act.connection, me.user.id, session_id):
                 raise NotFound()
             await act.audit("session_ended", me.user.id, me.user.company_ids)
@@ -72,6 +74,7 @@ class Sessions:
         """As an administrator of the user, with the rights that a new password takes."""
         async with administration(self._pool, caller) as act:
             user = await administered(act, caller, user_id)
+            await act.withdraw_tokens(user.id)
             await store.end_sessions(act.connection, user.id)
             await act.audit("sessions_ended", user.id, user.company_ids)
 
@@ -79,6 +82,7 @@ class Sessions:
         """For somebody who has lost them all: second factors, passkeys and links to a provider go, sessions end."""
         async with administration(self._pool, caller) as act:
             user = await administered(act, caller, user_id)
+            await act.withdraw_tokens(user.id)
             await factor_store.remove_all(act.connection, user.id)
             await store.end_sessions(act.connection, user.id)
             await act.audit("mfa_reset", user.id, user.company_ids)

@@ -6,13 +6,15 @@ Refresh tokens are used once. A second use means that two parties hold the token
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from services.identity.domain import TYPED_PASSWORD, Client, User, nfkc
 from services.identity.passwords import Hasher
-from services.identity.service.acts import Act
+from services.identity.service.acts import Act, administration
 from services.identity.service.factors import accept_code
 from services.identity.service.issuing import (
     PASSWORD,
@@ -25,11 +27,12 @@ from services.identity.service.issuing import (
     wrong_credentials,
 )
 from services.identity.service.throttle import Attempt, Throttle, account_name
-from services.identity.store import clients, companies, factors, sessions, users
+from services.identity.store import break_glass, clients, companies, factors, sessions, users
 from services.identity.tokens import Claims, secret_hash
-from shared.access.policy import EMR_CLIENT, INTERNAL_CLIENT
+from shared.access.policy import BREAK_GLASS, EMR_CLIENT, INTERNAL_CLIENT
 from shared.access.principal import Principal
 from shared.access.tokens import TokenVerifier
+from shared.audit import alert
 from shared.db import Connection, acquire
 from shared.errors import Unauthenticated, Unavailable
 
@@ -69,7 +72,7 @@ class SignIn:
         if attempt.undecided:
             raise mfa_required()
         if user is None or not attempt.right:
-            await self._audit(user, "sign_in_failed")
+            await self._audit(user, "sign_in_failed", methods=PASSWORD)
             raise wrong_credentials()
         async with acquire(self._pool) as connection, connection.transaction():
             # Read again under a lock: a password changed this instant must not leave a session behind.
@@ -117,8 +120,12 @@ class SignIn:
                     raise _wrong_token()
                 return await self._issuing.renew(connection, user, known, company)
             await sessions.end_family(connection, known.family)
-        # Only now, after the commit: raised above, it would undo the end of the family.
+        # Only now, after the commit: raised above, it would undo the end of the family; and there the user is locked,
+        # whom an administrative change locks after all others.
+        async with administration(self._pool) as act:
+            await act.withdraw_tokens(user.id)
         await self._audit(user, "refresh_token_reused")
+        alert("refresh_token_reused", user_id=user.id)
         raise _wrong_token()
 
     async def by_client(self, client_id: str, secret: str, company: str | None) -> Tokens:
@@ -136,6 +143,8 @@ class SignIn:
                 locations="*",
                 authz_version=client.version,
             )
+            act = Act(connection, client.id, client.name)
+            await act.audit("client_sign_in", client.id, [company_id] if company_id else (), methods=["client_secret"])
             return await self._issuing.for_machine(connection, claims)
 
     async def known_client(self, client_id: str, secret: str) -> Client:
@@ -145,22 +154,28 @@ class SignIn:
 
     async def revoke(self, token: str) -> None:
         """End the session that a refresh token, or an access token that came with one, belongs to. What is no token
-        is no error. An access token lives on to its end, at most minutes; for one without a session that is all there
-        is, and the answer says so."""
+        is no error. The user's access tokens are stale then; a client's has no session, and the answer says so."""
         if token.count(".") == 2:
             try:
                 principal = await self._verifier.verify(token)
             except Unauthenticated:
                 return
-            async with acquire(self._pool) as connection:
-                ended = await sessions.end_family_of_access_token(connection, UUID(principal.token_id))
-            if not ended and principal.user_type == "client":
+            if principal.user_type == "client":
                 raise OAuthError("unsupported_token_type", "A client's access tokens end by themselves")
+            async with administration(self._pool) as act:
+                await act.withdraw_tokens(principal.subject)
+                await sessions.end_family_of_access_token(act.connection, UUID(principal.token_id))
             return
-        async with acquire(self._pool) as connection, connection.transaction():
-            known = await sessions.refresh_token_for_update(connection, secret_hash(token))
+        digest = secret_hash(token)
+        async with acquire(self._pool) as connection:
+            owner = await sessions.owner(connection, digest)
+        if owner is None:
+            return
+        async with administration(self._pool) as act:
+            await act.withdraw_tokens(owner)
+            known = await sessions.refresh_token_for_update(act.connection, digest)
             if known is not None:
-                await sessions.end_family(connection, known.family)
+                await sessions.end_family(act.connection, known.family)
 
     async def inspect(self, token: str) -> Principal | None:
         """The holder of an access token that is good now: signed, not ended, session open, rights unchanged."""
@@ -175,7 +190,7 @@ class SignIn:
             else:
                 user = await users.user(connection, principal.subject)
                 good = user is not None and user.active and user.authz_version == principal.authz_version
-                good = good and await sessions.session_of(connection, UUID(principal.token_id)) is not None
+                good = good and await _is_open(connection, principal)
         return principal if good else None
 
     async def _right_password(self, encoded: str | None, password: str) -> bool:
@@ -184,13 +199,20 @@ class SignIn:
             return False
         return await self._hasher.verify(encoded, nfkc(password))
 
-    async def _audit(self, user: User | None, action: str) -> None:
+    async def _audit(self, user: User | None, action: str, **details: Any) -> None:
         """Also for a name that nobody has, which may be a password typed in the wrong field: it is not kept."""
         async with acquire(self._pool) as connection:
             if user is None:
-                await Act(connection, None, "").audit(action, None)
+                await Act(connection, None, "").audit(action, None, **details)
             else:
-                await Act(connection, user.id, user.user_name).audit(action, user.id, user.company_ids)
+                await Act(connection, user.id, user.user_name).audit(action, user.id, user.company_ids, **details)
+
+
+async def _is_open(connection: Connection, principal: Principal) -> bool:
+    """Whether the session that a token came with goes on, or the emergency that it was given for."""
+    if principal.role == BREAK_GLASS:
+        return await break_glass.has_open(connection, principal.subject, principal.company, datetime.now(UTC))
+    return await sessions.session_of(connection, UUID(principal.token_id)) is not None
 
 
 async def _client(connection: Connection, client_id: str, secret: str) -> Client:

@@ -11,6 +11,7 @@ import asyncpg
 
 from services.identity import domain
 from services.identity.domain import CUSTOMER, Company, Editor, Location, User
+from services.identity.explain import refusals
 from services.identity.passwords import Hasher, common_passwords
 from services.identity.service.acts import Act, administration, changed_fields, current_editor
 from services.identity.store import companies as company_store
@@ -19,19 +20,21 @@ from services.identity.store import users as store
 from shared.access.policy import OPERATOR
 from shared.access.principal import Principal
 from shared.db import Connection, acquire
-from shared.errors import Invalid, NotFound
+from shared.errors import FieldError, Invalid, NotFound
 from shared.ids import uuid7
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A user with the companies and EMR locations that decide what he sees, and why a previewed role is refused."""
+    """A user with what decides what he sees: companies, EMR locations, whether he has a second factor; and a role that
+    is previewed, with why it is refused."""
 
     user: User
     companies: Sequence[Company]
     locations: Sequence[Location]
-    preview: User | None = None
-    refusal: Invalid | None = None
+    has_factor: bool
+    preview: str | None = None
+    refusals: tuple[FieldError, ...] = ()
 
 
 class Users:
@@ -60,16 +63,24 @@ class Users:
             user = editor.sees(whole)
             companies = await company_store.companies(connection, user.company_ids)
             locations = await company_store.locations(connection, user.emr_location_ids)
+            has_factor = (await factors.factors(connection, user.id)).any
             if preview_role is None:
-                return Access(user, list(companies.values()), locations)
+                return Access(user, list(companies.values()), locations, has_factor)
             domain.known_role(preview_role)
             every = await company_store.companies(connection, whole.company_ids)
-        refusal = None
-        try:
-            domain.check_user(replace(whole, role=preview_role), _service_types(every))
-        except Invalid as error:
-            refusal = error
-        return Access(user, list(companies.values()), locations, replace(user, role=preview_role), refusal)
+        refused = refusals(whole, preview_role, _service_types(every))
+        return Access(user, list(companies.values()), locations, has_factor, preview_role, refused)
+
+    async def viewers(
+        self, caller: Principal, company_id: UUID, location_id: UUID, after: UUID | None, limit: int
+    ) -> Sequence[User]:
+        """Members of the location's company, of whom `explain.viewer` tells what they see. Raises NotFound."""
+        async with acquire(self._pool) as connection:
+            editor = await current_editor(connection, caller)
+            location = await company_store.location(connection, company_id, location_id)
+            if location is None or not (editor.is_operator or editor.active_company_id == company_id):
+                raise NotFound()
+            return await store.list_users(connection, company_id, after, limit)
 
     async def create(self, caller: Principal, fields: Mapping[str, Any], password: str | None) -> User:
         """`fields` are the user's, as the body gave them. Raises Invalid (naming the field) and Forbidden."""
@@ -101,13 +112,14 @@ class Users:
             after = await _checked(act.connection, editor, before, after, location_ids, new_password=new_password)
             await _keep_administrators(act.connection, before, after)
             if after != before:
-                rights = domain.rights_changed(before, after)
-                after = replace(after, version=before.version + 1, authz_version=before.authz_version + rights)
+                after = replace(after, version=before.version + 1)
                 await store.update_user(act.connection, before, after)
                 await act.publish_user(after)
             if encoded is not None:
                 await store.set_password(act.connection, user_id, encoded)
                 await factors.drop_reset(act.connection, user_id)
+            if encoded is not None or domain.rights_changed(before, after):
+                after = replace(after, authz_version=await act.withdraw_tokens(user_id))
             if encoded is not None or not after.active:
                 await sessions.end_sessions(act.connection, user_id)
             await _audit_change(act, before, after, encoded is not None)

@@ -84,12 +84,11 @@ async def end_family(connection: Connection, family: UUID) -> None:
     await connection.execute("delete from refresh_token where family = $1", family)
 
 
-async def end_family_of_access_token(connection: Connection, access_token_id: UUID) -> bool:
-    """End the session that an access token belongs to; False when it belongs to none."""
+async def end_family_of_access_token(connection: Connection, access_token_id: UUID) -> None:
+    """End the session that an access token belongs to, if any."""
     family = await connection.fetchval("select family from refresh_token where access_token_id = $1", access_token_id)
     if family is not None:
         await end_family(connection, family)
-    return family is not None
 
 
 async def session_of(connection: Connection, access_token_id: UUID) -> RefreshToken | None:

@@ -2,12 +2,14 @@
 
 from services.ledger.api import (
     acknowledgements,
+    audit,
     batches,
     charges,
     claims,
     csvfiles,
     events,
     exceptions,
+    fee_schedule,
     feeds,
     fhir,
     hl7,
@@ -29,7 +31,9 @@ ENDPOINTS = (
     *mappings.ENDPOINTS,
     *reconciliation.ENDPOINTS,
     *hl7.ENDPOINTS,
+    *fee_schedule.ENDPOINTS,
     *fhir.ENDPOINTS,
     *csvfiles.ENDPOINTS,
+    *audit.ENDPOINTS,
     *events.ENDPOINTS,
 )

@@ -6,7 +6,7 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from services.ledger import queries, wire
-from services.ledger.api.common import ledger, post
+from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import DeclareBatch
 from shared.access.principal import area
 from shared.errors import NotFound
@@ -25,7 +25,7 @@ async def create(call: Call) -> web.Response:
 
 async def listing(call: Call) -> web.Response:
     company = call.principal.company
-    return json_response(await queries.read_batches(ledger(call).pool, company, call.query.cursor, call.query.limit))
+    return json_response(await queries.read_batches(readers(call), company, call.query.cursor, call.query.limit))
 
 
 async def read(call: Call) -> web.Response:
@@ -37,7 +37,7 @@ async def read(call: Call) -> web.Response:
 
 
 async def _one(call: Call, number: str) -> object:
-    page = await queries.read_batches(ledger(call).pool, call.principal.company, None, 1, number)
+    page = await queries.read_batches(readers(call), call.principal.company, None, 1, number)
     if not page["items"]:
         raise NotFound()
     return page["items"][0]

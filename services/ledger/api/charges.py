@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.ledger import queries, wire
-from services.ledger.api.common import ledger, post
+from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import (
     AdjustCharge,
     Adjustment,
@@ -56,19 +56,17 @@ async def listing(call: Call) -> web.Response:
         raise Invalid.field("to", "range", "Must not be before `from`")
     filters = (query.patient_id, query.location_id, query.from_, query.to, query.status)
     company = call.principal.company
-    page = await queries.read_page(ledger(call).pool, company, "charge", query.cursor, query.limit, *filters)
+    page = await queries.read_page(readers(call), company, "charge", query.cursor, query.limit, *filters)
     return json_response(page)
 
 
 async def read(call: Call) -> web.Response:
-    return json_response(
-        await queries.read_document(ledger(call).pool, call.principal.company, "charge", call.path_id())
-    )
+    return json_response(await queries.read_document(readers(call), call.principal.company, "charge", call.path_id()))
 
 
 async def _may_edit(call: Call) -> None:
     """Edit in the area of the charge's own status."""
-    document = await queries.read_document(ledger(call).pool, call.principal.company, "charge", call.path_id())
+    document = await queries.read_document(readers(call), call.principal.company, "charge", call.path_id())
     if not call.principal.allows(_area_of(document["status"]), "edit"):
         raise Forbidden()
 

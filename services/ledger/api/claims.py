@@ -7,7 +7,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from services.ledger.api.common import ledger
+from services.ledger.api.common import readers
 from services.ledger.feeds import claim_store
 from services.ledger.feeds.claim_store import State
 from services.ledger.wire import Page
@@ -28,13 +28,13 @@ class ClaimsQuery(Page):
 
 async def listing(call: Call) -> web.Response:
     query: ClaimsQuery = call.query
-    pool, company = ledger(call).pool, call.principal.company
+    pool, company = readers(call), call.principal.company
     page = await claim_store.read_page(pool, company, query.cursor, query.limit, query.state, query.from_, query.to)
     return json_response(page)
 
 
 async def read(call: Call) -> web.Response:
-    return json_response(await claim_store.read_one(ledger(call).pool, call.principal.company, call.path_id()))
+    return json_response(await claim_store.read_one(readers(call), call.principal.company, call.path_id()))
 
 
 ENDPOINTS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncpg
 from aiohttp import web
 
 from services.ledger import service
@@ -16,8 +17,16 @@ IN_MEMORY_BYTES = 8 << 20
 LEDGER: web.AppKey[Ledger] = web.AppKey("ledger", Ledger)
 
 
+READERS: web.AppKey[asyncpg.Pool] = web.AppKey("readers", asyncpg.Pool)
+"""Connections of the reader's role (migrations/0011_rows.sql), for all that is read for a caller."""
+
+
 def ledger(call: Call) -> Ledger:
     return call.app[LEDGER]
+
+
+def readers(call: Call) -> asyncpg.Pool:
+    return call.app[READERS]
 
 
 async def whole(request: web.Request) -> bytes:

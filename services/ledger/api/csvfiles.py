@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import StringConstraints
 
-from services.ledger.api.common import ledger
+from services.ledger.api.common import ledger, readers
 from services.ledger.api.feeds import UPLOAD, upload
 from services.ledger.feeds import csv_store, files
 from services.ledger.feeds.csv_posting import CsvFile
@@ -33,18 +33,18 @@ class CsvQuery(Query):
 async def csv(call: Call) -> web.Response:
     """200 with the finished feed; 202 for a body over 8 MiB, which is worked off in the background."""
     name = call.query.profile
-    profile = await csv_store.profile_of(ledger(call).pool, call.principal.company, name)
+    profile = await csv_store.profile_of(readers(call), call.principal.company, name)
     if profile is None:
         raise Invalid.field("profile", "unknown_profile", "There is no such profile")
     return await upload(call, files.csv(CsvFile(name=name, profile=profile)))
 
 
 async def profiles(call: Call) -> web.Response:
-    return json_response({"items": await csv_store.read_profiles(ledger(call).pool, call.principal.company)})
+    return json_response({"items": await csv_store.read_profiles(readers(call), call.principal.company)})
 
 
 async def read_profile(call: Call) -> web.Response:
-    return json_response(await csv_store.read_profile(ledger(call).pool, call.principal.company, _name(call)))
+    return json_response(await csv_store.read_profile(readers(call), call.principal.company, _name(call)))
 
 
 async def write_profile(call: Call) -> web.Response:
@@ -53,7 +53,7 @@ async def write_profile(call: Call) -> web.Response:
     if not re.fullmatch(NAME, name):
         raise Invalid.field("name", "invalid_name", "Must be up to 64 letters, digits, points, lines and underscores")
     await csv_store.write_profile(pool, company, name, call.body, call.principal.subject)
-    return json_response(await csv_store.read_profile(pool, company, name))
+    return json_response(await csv_store.read_profile(readers(call), company, name))
 
 
 async def delete_profile(call: Call) -> web.Response:

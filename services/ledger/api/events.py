@@ -8,7 +8,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire
-from services.ledger.api.common import ledger
+from services.ledger.api.common import ledger, readers
 from shared.access.principal import INTERNAL_ONLY, Guard
 from shared.errors import Forbidden, Invalid, NotFound
 from shared.web import Call, Endpoint, json_response
@@ -30,7 +30,7 @@ def _company(call: Call, asked: UUID | None) -> UUID:
 async def events(call: Call) -> web.Response:
     query: wire.EventsQuery = call.query
     company_id = _company(call, query.company_id)
-    page = await queries.read_events(ledger(call).pool, company_id, query.after_version, query.limit)
+    page = await queries.read_events(readers(call), company_id, query.after_version, query.limit)
     # The stored text is the event: it is passed on as it is.
     items = ",".join(page["items"])
     following = "null" if page["next"] is None else str(page["next"])
@@ -46,7 +46,7 @@ async def control_totals(call: Call) -> web.Response:
     if not call.principal.is_internal and call.principal.grant("payment_balancing").scope != "all_locations":
         raise Forbidden()
     company_id = _company(call, query.company_id)
-    totals: dict[str, Any] = await queries.read_control_totals(ledger(call).pool, company_id, query.as_of_version)
+    totals: dict[str, Any] = await queries.read_control_totals(readers(call), company_id, query.as_of_version)
     return json_response(totals)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import wire_feeds
-from services.ledger.api.common import ledger
+from services.ledger.api.common import ledger, readers
 from services.ledger.api.feeds import READ, sender_of
 from services.ledger.feeds import items, quarantine
 from services.ledger.feeds.quarantine import Waiting
@@ -28,13 +28,13 @@ async def listing(call: Call) -> web.Response:
     query: wire_feeds.ExceptionsQuery = call.query
     filters = (query.feed_id, query.source, query.reason, query.state, sender_of(call))
     oldest_first, company = query.sort == "created_at", call.principal.company
-    page = await quarantine.read_page(ledger(call).pool, company, query.cursor, query.limit, oldest_first, *filters)
+    page = await quarantine.read_page(readers(call), company, query.cursor, query.limit, oldest_first, *filters)
     return json_response(page)
 
 
 async def read(call: Call) -> web.Response:
     """What is wrong, what was done about it, and the item as it was understood."""
-    pool, company = ledger(call).pool, call.principal.company
+    pool, company = readers(call), call.principal.company
     found = await quarantine.read_one(pool, company, call.path_id(), sender_of(call))
     decoded = await items.decoded(pool, company, found)
     return json_response({**_shown(found), "decoded": decoded})
@@ -45,7 +45,7 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
 
 
 async def raw(call: Call) -> web.StreamResponse:
-    pool, company = ledger(call).pool, call.principal.company
+    pool, company = readers(call), call.principal.company
     found = await quarantine.read_one(pool, company, call.path_id(), sender_of(call))
     headers = {
         "Content-Type": "application/octet-stream",
@@ -56,6 +56,7 @@ async def raw(call: Call) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(call.request)
         while block:
+            await call.still_allowed()
             await response.write(block)
             block = await anext(blocks, b"")
         await response.write_eof()
@@ -64,7 +65,7 @@ async def raw(call: Call) -> web.StreamResponse:
 
 async def retry_one(call: Call) -> web.Response:
     """The exception afterwards; its history says what came of the attempt."""
-    pool, company, one = ledger(call).pool, call.principal.company, call.path_id()
+    pool, company, one = readers(call), call.principal.company, call.path_id()
     rows = await quarantine.named(pool, company, [one])
     if not rows:
         raise NotFound()
@@ -75,7 +76,7 @@ async def retry_one(call: Call) -> web.Response:
 async def retry_many(call: Call) -> web.Response:
     """What came of each, in their order."""
     body: wire_feeds.RetryIn = call.body
-    pool, company = ledger(call).pool, call.principal.company
+    pool, company = readers(call), call.principal.company
     rest: Sequence[Waiting] = ()
     if body.ids is not None:
         if body.feed_id or body.reason or body.cursor:
@@ -85,7 +86,7 @@ async def retry_many(call: Call) -> web.Response:
         found = await quarantine.found(pool, company, body.cursor, _AT_ONCE + 1, body.feed_id, body.reason)
         rows, rest = found[:_AT_ONCE], found[_AT_ONCE:]
         if body.feed_id is None and body.cursor is None:
-            rows += await quarantine.unowned(pool, company, body.reason, _AT_ONCE)
+            rows += await quarantine.unowned(ledger(call).pool, company, body.reason, _AT_ONCE)
     else:
         raise Invalid.field("ids", "missing", "Name exceptions, or a feed or reason")
     following = rows[_AT_ONCE - 1].exception_id if rest else None
@@ -119,7 +120,7 @@ async def dismiss(call: Call) -> web.Response:
 async def _close(call: Call, state: str) -> web.Response:
     pool, company, one = ledger(call).pool, call.principal.company, call.path_id()
     await quarantine.close(pool, company, one, state, call.principal.subject, call.body.note)
-    return json_response(_shown(await quarantine.read_one(pool, company, one)))
+    return json_response(_shown(await quarantine.read_one(readers(call), company, one)))
 
 
 ENDPOINTS = (

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from services.ledger import wire
-from services.ledger.api.common import IN_MEMORY_BYTES, LEDGER, ledger, whole
+from services.ledger.api.common import IN_MEMORY_BYTES, LEDGER, ledger, readers, whole
 from services.ledger.feeds import emr, files, intake, mappings
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
 from services.ledger.feeds.files import Arrival, Reading
@@ -138,7 +138,7 @@ def _understood(values: list[Any], batch: bool) -> list[EmrEvent]:
 
 
 async def _document(call: Call, feed: Feed) -> dict[str, Any]:
-    return await intake.read_feed(ledger(call).pool, feed.company_id, feed.feed_id)
+    return await intake.read_feed(readers(call), feed.company_id, feed.feed_id)
 
 
 def sender_of(call: Call) -> str | None:
@@ -147,23 +147,24 @@ def sender_of(call: Call) -> str | None:
 
 
 async def listing(call: Call) -> web.Response:
-    company, query, pool = call.principal.company, call.query, ledger(call).pool
+    company, query, pool = call.principal.company, call.query, readers(call)
     return json_response(await intake.read_feeds(pool, company, sender_of(call), query.cursor, query.limit))
 
 
 async def read(call: Call) -> web.Response:
     company = call.principal.company
-    return json_response(await intake.read_feed(ledger(call).pool, company, call.path_id(), sender_of(call)))
+    return json_response(await intake.read_feed(readers(call), company, call.path_id(), sender_of(call)))
 
 
 async def raw(call: Call) -> web.StreamResponse:
     company, feed_id = call.principal.company, call.path_id()
-    await intake.read_feed(ledger(call).pool, company, feed_id, sender_of(call))
+    await intake.read_feed(readers(call), company, feed_id, sender_of(call))
     response = web.StreamResponse(
         headers={"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{feed_id}"'}
     )
     await response.prepare(call.request)
-    async for chunk in intake.read_raw(ledger(call).pool, company, feed_id):
+    async for chunk in intake.read_raw(readers(call), company, feed_id):
+        await call.still_allowed()
         await response.write(chunk)
     await response.write_eof()
     return response

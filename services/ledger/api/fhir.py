@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from services.ledger.api.common import ledger, whole
+from services.ledger.api.common import ledger, readers, whole
 from services.ledger.feeds import fhir_store, intake
 from services.ledger.feeds.fhir.answer import MEDIA_TYPE, capability_statement, operation_outcome
 from services.ledger.feeds.fhir.issues import Issue
@@ -48,7 +48,7 @@ async def resources(call: Call) -> web.Response:
     asked = await ask_all(ledger(call), feed, found, client_id if call.principal.is_emr else None)
     await post_feed(ledger(call), feed, asked, call.correlation_id)
     await intake.close_feed(ledger(call).pool, feed)
-    return json_response(await intake.read_feed(ledger(call).pool, company_id, feed.feed_id))
+    return json_response(await intake.read_feed(readers(call), company_id, feed.feed_id))
 
 
 async def metadata(_: Call) -> web.Response:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from services.ledger.api.common import ledger, whole
+from services.ledger.api.common import ledger, readers, whole
 from services.ledger.feeds import hl7_store, intake
 from services.ledger.feeds.hl7.profiles import ProfileIn
 from services.ledger.feeds.hl7.reader import Unreadable
@@ -58,7 +58,7 @@ async def hl7v2(call: Call) -> web.Response:
 async def read_profile(call: Call) -> web.Response:
     """What is agreed with a sender (`MSH-3|MSH-4`); what nothing was agreed about is as with everybody."""
     source = _source(call)
-    profile = await hl7_store.read_profile(ledger(call).pool, call.principal.company, source)
+    profile = await hl7_store.read_profile(readers(call), call.principal.company, source)
     return json_response({"source": source, **profile.model_dump()})
 
 

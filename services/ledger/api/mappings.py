@@ -9,7 +9,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire_feeds
-from services.ledger.api.common import ledger
+from services.ledger.api.common import ledger, readers
 from services.ledger.feeds import mappings
 from shared.access.principal import area
 from shared.errors import FieldError, Invalid
@@ -56,7 +56,7 @@ def _repeated(body: wire_feeds.MappingsIn) -> Iterable[FieldError]:
 
 async def _unknown(call: Call, body: wire_feeds.MappingsIn) -> list[FieldError]:
     """Targets that the company does not have: another's are as if they did not exist."""
-    pool, company = ledger(call).pool, call.principal.company
+    pool, company = readers(call), call.principal.company
     faults = []
     for rows, kind, name in (("clinics", "location", "location_id"), ("payers", "payer", "payer_id")):
         ids: list[UUID] = [getattr(row, name) for row in getattr(body, rows)]
@@ -72,7 +72,7 @@ async def _unknown(call: Call, body: wire_feeds.MappingsIn) -> list[FieldError]:
 
 async def _document(call: Call) -> dict[str, Any]:
     found: dict[str, Any] = {rows: [] for rows, _ in _TARGETS.values()}
-    for row in await mappings.read_rows(ledger(call).pool, call.principal.company):
+    for row in await mappings.read_rows(readers(call), call.principal.company):
         rows, target = _TARGETS[row["kind"]]
         who = {"changed_by": row["changed_by"], "changed_at": row["changed_at"]}
         found[rows].append({"alias": row["alias"], target: row["target"], **who})

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from services.ledger import queries, wire
-from services.ledger.api.common import ledger, post
+from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import Act, ChangeParty, NewPatient, NewPayer, NewPhysician
 from shared.access.principal import area
 from shared.web import Call, Endpoint, json_response
@@ -89,19 +89,19 @@ def _endpoints(kind: _Kind) -> list[Endpoint]:
     async def listing(call: Call) -> web.Response:
         blank = [None] * len(kind.filters)
         company, query = call.principal.company, call.query
-        page = await queries.read_page(ledger(call).pool, company, kind.kind, query.cursor, query.limit, *blank)
+        page = await queries.read_page(readers(call), company, kind.kind, query.cursor, query.limit, *blank)
         return json_response(page)
 
     async def search(call: Call) -> web.Response:
         body = call.body
         values = [getattr(body, name) for name in kind.filters]
         company = call.principal.company
-        page = await queries.read_page(ledger(call).pool, company, kind.kind, body.cursor, body.limit, *values)
+        page = await queries.read_page(readers(call), company, kind.kind, body.cursor, body.limit, *values)
         return json_response(page)
 
     async def read(call: Call) -> web.Response:
         return json_response(
-            await queries.read_document(ledger(call).pool, call.principal.company, kind.kind, call.path_id())
+            await queries.read_document(readers(call), call.principal.company, kind.kind, call.path_id())
         )
 
     async def change(call: Call) -> web.Response:

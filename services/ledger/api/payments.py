@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from services.ledger import queries, service, wire
-from services.ledger.api.common import ledger, post
+from services.ledger.api.common import ledger, post, readers
 from services.ledger.domain.commands import (
     Adjustment,
     Application,
@@ -116,6 +116,7 @@ def _line_command(call: Call, raw: bytes) -> Command | Problem:
 async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) -> bytes:
     commands = [item for _, item in chunk if isinstance(item, Command)]
     try:
+        await call.still_allowed()
         verdicts = iter(await ledger(call).post_many(commands))
     except Problem as away:  # The answer has begun, so each line says it; its key tells when it comes again.
         verdicts = iter([Verdict(problem=away)] * len(commands))
@@ -144,18 +145,18 @@ async def listing(call: Call) -> web.Response:
         call.principal.require("payment_posting", "view")
     filters = (query.batch_number, query.check_number, query.deposit_from, query.deposit_to, query.unassigned)
     company = call.principal.company
-    page = await queries.read_page(ledger(call).pool, company, "payment", query.cursor, query.limit, *filters)
+    page = await queries.read_page(readers(call), company, "payment", query.cursor, query.limit, *filters)
     return json_response(page)
 
 
 async def read(call: Call) -> web.Response:
     company = call.principal.company
-    return json_response(await queries.read_document(ledger(call).pool, company, "payment", call.path_id()))
+    return json_response(await queries.read_document(readers(call), company, "payment", call.path_id()))
 
 
 async def history(call: Call) -> web.Response:
     company = call.principal.company
-    items = await queries.read_history(ledger(call).pool, company, call.path_id())
+    items = await queries.read_history(readers(call), company, call.path_id())
     return json_response({"items": items, "next": None})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from services.ledger import wire_feeds
-from services.ledger.api.common import ledger
+from services.ledger.api.common import readers
 from services.ledger.api.feeds import READ, sender_of
 from services.ledger.domain.reconcile import STATUSES, Difference, Row, worst
 from services.ledger.reconciliation import reconcile
@@ -24,7 +24,7 @@ async def read(call: Call) -> web.Response:
     if not 0 <= (query.to - query.from_).days < _MOST_DAYS:
         raise Invalid.field("to", "range", f"From `from` on, at most {_MOST_DAYS} days")
     company, client_id = call.principal.company, sender_of(call)
-    rows = await reconcile(ledger(call).pool, company, query.from_, query.to, query.location_id, client_id)
+    rows = await reconcile(readers(call), company, query.from_, query.to, query.location_id, client_id)
     counts = Counter(row.status for row in rows)
     return json_response(
         {

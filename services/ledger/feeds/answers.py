@@ -17,7 +17,7 @@ import asyncpg
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.stored import Chunks
 from services.ledger.feeds.x12.replies import Interchange, implementation_ack_999, interchanges, ta1
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.errors import NotFound
 
 _SUPPORTED: Final = frozenset(("277", "835"))
@@ -51,11 +51,12 @@ def _is_answered(interchange: Interchange) -> bool:
 
 async def read_answers(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> bytes:
     """Every answer to a feed, one interchange after the other; raises NotFound where there is none."""
-    found: bytes | None = await pool.fetchval(
-        "select string_agg(bytes, '' order by reply_no) from feed_reply where company_id = $1 and feed_id = $2",
-        company_id,
-        feed_id,
-    )
+    async with reading(pool, company_id) as connection:
+        found: bytes | None = await connection.fetchval(
+            "select string_agg(bytes, '' order by reply_no) from feed_reply where company_id = $1 and feed_id = $2",
+            company_id,
+            feed_id,
+        )
     if found is None:
         raise NotFound()
     return found

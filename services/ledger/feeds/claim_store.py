@@ -14,7 +14,7 @@ from services.ledger.domain.commands import FeedItem
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import NUMBER
 from services.ledger.feeds.x12.acknowledgements import Source
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.errors import NotFound
 
 State = Literal[
@@ -137,15 +137,17 @@ async def read_page(
     until: date | None,
 ) -> dict[str, Any]:
     """Claims as they stand, the one that was heard of last first; the days are those of their state."""
-    rows = await pool.fetch(_CLAIMS, company_id, None, cursor, limit + 1, state, since, until)
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_CLAIMS, company_id, None, cursor, limit + 1, state, since, until)
     items = [dict(row) for row in rows[:limit]]
     return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
 
 
 async def read_one(pool: asyncpg.Pool, company_id: UUID, claim_id: UUID) -> dict[str, Any]:
     """A claim with everything that was said about it, oldest first; raises NotFound."""
-    row = await pool.fetchrow(_CLAIMS, company_id, claim_id, None, 1, None, None, None)
-    if row is None:
-        raise NotFound()
-    history = await pool.fetch(_HISTORY, company_id, claim_id)
+    async with reading(pool, company_id) as connection:
+        row = await connection.fetchrow(_CLAIMS, company_id, claim_id, None, 1, None, None, None)
+        if row is None:
+            raise NotFound()
+        history = await connection.fetch(_HISTORY, company_id, claim_id)
     return {**row, "history": [dict(one) for one in history]}

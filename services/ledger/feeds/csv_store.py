@@ -12,7 +12,7 @@ import orjson
 from services.ledger.domain.commands import FeedItem
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.intake import Feed
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.errors import NotFound
 from shared.ids import uuid7
 
@@ -36,12 +36,14 @@ on conflict do nothing
 
 async def read_profiles(pool: asyncpg.Pool, company_id: UUID) -> list[dict[str, Any]]:
     """The company's profiles by name."""
-    return [_document(row) for row in await pool.fetch(f"{_DOCUMENT} order by name", company_id)]
+    async with reading(pool, company_id) as connection:
+        return [_document(row) for row in await connection.fetch(f"{_DOCUMENT} order by name", company_id)]
 
 
 async def read_profile(pool: asyncpg.Pool, company_id: UUID, name: str) -> dict[str, Any]:
     """One of them as a document; or NotFound."""
-    row = await pool.fetchrow(f"{_DOCUMENT} and name = $2", company_id, name)
+    async with reading(pool, company_id) as connection:
+        row = await connection.fetchrow(f"{_DOCUMENT} and name = $2", company_id, name)
     if row is None:
         raise NotFound()
     return _document(row)
@@ -54,7 +56,10 @@ def _document(row: asyncpg.Record) -> dict[str, Any]:
 
 
 async def profile_of(pool: asyncpg.Pool, company_id: UUID, name: str) -> Profile | None:
-    found = await pool.fetchval("select profile from csv_profile where company_id = $1 and name = $2", company_id, name)
+    async with reading(pool, company_id) as connection:
+        found = await connection.fetchval(
+            "select profile from csv_profile where company_id = $1 and name = $2", company_id, name
+        )
     return None if found is None else Profile.model_validate_json(found)
 
 

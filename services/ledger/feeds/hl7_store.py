@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,7 +14,7 @@ import orjson
 from services.ledger.feeds.hl7.model import Profile
 from services.ledger.feeds.hl7.profiles import ProfileIn
 from services.ledger.feeds.intake import Feed
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.ids import uuid7
 
 FORMAT: Final = "hl7v2"
@@ -196,12 +196,13 @@ async def companies_of(pool: asyncpg.Pool, application: str, facility: str) -> s
 
 async def read_profile(pool: asyncpg.Pool, company_id: UUID, source: str) -> ProfileIn:
     """What is agreed with the sender; the default with one that nothing was agreed with."""
-    found = await pool.fetchval(
-        "select profile from feed_profile where company_id = $1 and source = $2 and format = $3",
-        company_id,
-        source,
-        FORMAT,
-    )
+    async with reading(pool, company_id) as connection:
+        found = await connection.fetchval(
+            "select profile from feed_profile where company_id = $1 and source = $2 and format = $3",
+            company_id,
+            source,
+            FORMAT,
+        )
     return ProfileIn() if found is None else ProfileIn.model_validate_json(found)
 
 
@@ -224,6 +225,33 @@ async def locations_of(pool: asyncpg.Pool, company_id: UUID) -> dict[UUID, str |
         "select location_id, emr_location_id from directory_location where company_id = $1 and active", company_id
     )
     return {row["location_id"]: row["emr_location_id"] for row in rows}
+
+
+async def read_fees(pool: asyncpg.Pool, company_id: UUID) -> list[dict[str, Any]]:
+    """The fee schedule: `procedure_code`, `amount_cents`."""
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(
+            "select procedure_code, amount_cents from fee_schedule where company_id = $1 order by procedure_code",
+            company_id,
+        )
+    return [dict(row) for row in rows]
+
+
+async def replace_fees(pool: asyncpg.Pool, company_id: UUID, fees: Mapping[str, int]) -> None:
+    """These fees hold from now on, and no others."""
+    codes, amounts = list(fees), list(fees.values())
+    async with acquire(pool) as connection, connection.transaction():
+        await connection.execute("select from company_book where company_id = $1 for update", company_id)
+        await connection.execute(
+            "delete from fee_schedule where company_id = $1 and procedure_code <> all ($2)", company_id, codes
+        )
+        await connection.execute(
+            "insert into fee_schedule select $1, * from unnest($2::text[], $3::bigint[])"
+            " on conflict (company_id, procedure_code) do update set amount_cents = excluded.amount_cents",
+            company_id,
+            codes,
+            amounts,
+        )
 
 
 async def prices_of(pool: asyncpg.Pool, company_id: UUID, codes: Iterable[str]) -> dict[str, int]:

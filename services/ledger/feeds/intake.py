@@ -17,7 +17,7 @@ import orjson
 
 from services.ledger.domain.commands import FeedItem
 from services.ledger.posting import UnknownCompany
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.errors import NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
@@ -223,7 +223,8 @@ async def record_failure(pool: asyncpg.Pool, feed: Feed, item: FeedItem, problem
 
 async def read_feed(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID, sender: str | None = None) -> dict[str, Any]:
     """The feed's document; `sender` limits an EMR client to its own feeds. Raises NotFound."""
-    row = await pool.fetchrow(_DOCUMENT, company_id, feed_id, sender, None, 1)
+    async with reading(pool, company_id) as connection:
+        row = await connection.fetchrow(_DOCUMENT, company_id, feed_id, sender, None, 1)
     if row is None:
         raise NotFound()
     return dict(row)
@@ -233,21 +234,23 @@ async def read_feeds(
     pool: asyncpg.Pool, company_id: UUID, sender: str | None, cursor: UUID | None, limit: int
 ) -> dict[str, Any]:
     """Feeds, newest first."""
-    rows = await pool.fetch(_DOCUMENT, company_id, None, sender, cursor, limit + 1)
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_DOCUMENT, company_id, None, sender, cursor, limit + 1)
     items = [dict(row) for row in rows[:limit]]
     return {"items": items, "next": items[-1]["feed_id"] if len(rows) > limit else None}
 
 
 async def read_raw(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[bytes]:
-    """The raw form, chunk by chunk."""
+    """The raw form, chunk by chunk; whoever takes them slowly holds no connection meanwhile."""
     number = 0
     while True:
-        chunk = await pool.fetchval(
-            "select bytes from feed_chunk where company_id = $1 and feed_id = $2 and chunk_no = $3",
-            company_id,
-            feed_id,
-            number,
-        )
+        async with reading(pool, company_id) as connection:
+            chunk = await connection.fetchval(
+                "select bytes from feed_chunk where company_id = $1 and feed_id = $2 and chunk_no = $3",
+                company_id,
+                feed_id,
+                number,
+            )
         if chunk is None:
             break
         yield chunk
@@ -260,12 +263,16 @@ async def read_raw(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> Async
 async def _messages(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[bytes]:
     """The raw form of a feed that came message by message (MLLP)."""
     last = 0
-    while row := await pool.fetchrow(
-        "select message_no, raw from feed_message where company_id = $1 and feed_id = $2 and message_no > $3"
-        " order by message_no limit 1",
-        company_id,
-        feed_id,
-        last,
-    ):
+    while True:
+        async with reading(pool, company_id) as connection:
+            row = await connection.fetchrow(
+                "select message_no, raw from feed_message where company_id = $1 and feed_id = $2 and message_no > $3"
+                " order by message_no limit 1",
+                company_id,
+                feed_id,
+                last,
+            )
+        if row is None:
+            break
         last = row["message_no"]
         yield row["raw"].strip(b"\r\n") + b"\r"

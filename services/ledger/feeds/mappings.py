@@ -13,7 +13,7 @@ import asyncpg
 from services.ledger.domain.feed_acts import EmrDocument
 from services.ledger.domain.later_acts import EmrTotals
 from services.ledger.feeds.cloudevents import EmrEvent, envelope, understand
-from shared.db import acquire
+from shared.db import acquire, reading
 
 KINDS: Final = ("clinic", "payer", "procedure")
 _NOW = "select kind, alias, target, changed_by, changed_at from feed_mapping_now where company_id = $1 order by 1, 2"
@@ -70,7 +70,8 @@ async def read(pool: asyncpg.Pool, company_id: UUID) -> Mappings:
 
 async def read_rows(pool: asyncpg.Pool, company_id: UUID) -> list[dict[str, Any]]:
     """The same with who set each one, and when."""
-    return [dict(row) for row in await pool.fetch(_NOW, company_id)]
+    async with reading(pool, company_id) as connection:
+        return [dict(row) for row in await connection.fetch(_NOW, company_id)]
 
 
 async def replace_all(

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from shared.db import acquire
+from shared.db import acquire, reading
 from shared.errors import NotFound
 from shared.ids import NO_COMPANY
 
@@ -105,7 +105,8 @@ async def read_page(
     pool: asyncpg.Pool, company_id: UUID, cursor: UUID | None, limit: int, oldest_first: bool, *filters: Any
 ) -> dict[str, Any]:
     """Exceptions by age; `filters`: feed_id, source, reason, state, sender."""
-    rows = await pool.fetch(_OLDEST if oldest_first else _NEWEST, company_id, cursor, limit + 1, *filters)
+    async with reading(pool, company_id) as connection:
+        rows = await connection.fetch(_OLDEST if oldest_first else _NEWEST, company_id, cursor, limit + 1, *filters)
     items = [dict(row) | {"detail": orjson.loads(row["detail"])} for row in rows[:limit]]
     return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
 
@@ -114,10 +115,11 @@ async def read_one(
     pool: asyncpg.Pool, company_id: UUID, exception_id: UUID, sender: str | None = None
 ) -> dict[str, Any]:
     """One exception with its history and its `raw` form, where that is kept beside it; or NotFound."""
-    row = await pool.fetchrow(_ONE, company_id, exception_id, sender)
-    if row is None:
-        raise NotFound()
-    history = await pool.fetch(_HISTORY, company_id, exception_id)
+    async with reading(pool, company_id) as connection:
+        row = await connection.fetchrow(_ONE, company_id, exception_id, sender)
+        if row is None:
+            raise NotFound()
+        history = await connection.fetch(_HISTORY, company_id, exception_id)
     return {
         **dict(row),
         "detail": orjson.loads(row["detail"]),
@@ -127,19 +129,21 @@ async def read_one(
 
 async def named(pool: asyncpg.Pool, company_id: UUID, ids: Sequence[UUID]) -> list[Waiting]:
     """These exceptions, open or not; what is absent or another company's is left out."""
-    return _waiting(await pool.fetch(_NAMED, company_id, list(ids)))
+    async with reading(pool, company_id) as connection:
+        return _waiting(await connection.fetch(_NAMED, company_id, list(ids)))
 
 
 async def found(
     pool: asyncpg.Pool, company_id: UUID, cursor: UUID | None, limit: int, feed_id: UUID | None, reason: str | None
 ) -> list[Waiting]:
     """Open exceptions, oldest first."""
-    return _waiting(await pool.fetch(_FOUND, company_id, cursor, limit, feed_id, reason))
+    async with reading(pool, company_id) as connection:
+        return _waiting(await connection.fetch(_FOUND, company_id, cursor, limit, feed_id, reason))
 
 
 async def unowned(pool: asyncpg.Pool, company_id: UUID, reason: str | None, limit: int) -> list[Waiting]:
     """What came over the bus, could not be told whose it was, and may be this company's. It is not to be shown, only
-    retried: its clinic decides."""
+    retried: its clinic decides. `pool`: the service's own, as it is not yet anybody's."""
     return _waiting(await pool.fetch(_UNOWNED, NO_COMPANY, company_id, reason, limit))
 
 

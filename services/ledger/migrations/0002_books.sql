@@ -190,9 +190,10 @@ create table idempotency (
 
 -- The event log, for good, and beside it what is not yet published (shared/outbox.py). Conditions that the relay
 -- rests on: the company's row is locked before an outbox row is inserted, and the identity has no CACHE, so the
--- order of outbox_id is the order of versions within a company; the primary key refuses a broken order.
+-- order of outbox_id is the order of versions within a company; the primary key refuses a broken order. No foreign keys:
+-- `append_books` alone writes them, both together, for a company whose row it has just locked and raised.
 create table event (
-    company_id uuid not null references company_book,
+    company_id uuid not null,
     first_version bigint not null,
     version bigint not null check (version >= first_version),
     event_id uuid not null,
@@ -205,6 +206,5 @@ create table event (
 create table outbox (
     outbox_id bigint generated always as identity primary key,
     company_id uuid not null,
-    first_version bigint not null,
-    foreign key (company_id, first_version) references event (company_id, first_version)
+    first_version bigint not null
 );

@@ -185,7 +185,7 @@ def _lines(selection: Selection, arguments: Arguments, keys: Sequence[str], plac
         with line as (
             select {words}, {", ".join(_CENTS)}, {shown},
                    {unassigned} as unassigned, part = 'provider_level' as provider_level, {masked} as other_location
-              from balancing_line
+              from visible_line
              where {where}
         ), chosen as (
             select * from line {_chosen(selection, arguments)}

@@ -10,11 +10,11 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +24,7 @@ from services.reporting.reports import query as sql
 from services.reporting.reports.query import FACETS, FIGURES, Selection, Shape, Statement
 from services.reporting.store import version_of
 from services.reporting.wire import ReportQuery
-from shared.db import Connection, Record, acquire
+from shared.db import Connection, Record, reading
 from shared.errors import Conflict, Invalid
 from shared.ids import INTEGRATION_POSTER_ID, INTEGRATION_POSTER_NAME
 
@@ -39,6 +39,14 @@ _NAMES: Final = {
     " and user_id = any ($2)",
     "payer_id": "select payer_id as id, name from payer where company_id = $1 and payer_id = any ($2)",
 }
+
+
+class Reach(NamedTuple):
+    """What a caller may see at all, as `reading` takes it; his question selects among it."""
+
+    company_id: UUID
+    locations: Literal["*"] | Collection[UUID] = "*"
+    poster: Literal["*"] | UUID = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,10 @@ class Snapshot:
 
 
 @asynccontextmanager
-async def snapshot(
-    pool: asyncpg.Pool, company_id: UUID, asked: ReportQuery, pinned: int | None
-) -> AsyncIterator[Snapshot]:
+async def snapshot(pool: asyncpg.Pool, reach: Reach, asked: ReportQuery, pinned: int | None) -> AsyncIterator[Snapshot]:
     """The version asked for. Raises Conflict `version_not_reached` for one that is not folded yet."""
-    async with acquire(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    company_id = reach.company_id
+    async with reading(pool, *reach) as connection:
         row = await connection.fetchrow(
             "select version, event_time from company_progress where company_id = $1", company_id
         )
@@ -93,22 +100,24 @@ async def snapshot(
             yield Snapshot(connection, version, await _time_of(connection, company_id, version), current=False)
 
 
-async def wait_for(pool: asyncpg.Pool, company_id: UUID, version: int) -> None:
+async def wait_for(pool: asyncpg.Pool, reach: Reach, version: int) -> None:
     """Return when the version is folded. Raises Conflict after two seconds."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
-        async with acquire(pool) as connection:
-            if await version_of(connection, company_id) >= version:
+        async with reading(pool, *reach) as connection:
+            if await version_of(connection, reach.company_id) >= version:
                 return
         if time.monotonic() >= deadline:
             raise _not_reached()
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def read_page(pool: asyncpg.Pool, plan: Plan, asked: ReportQuery, *, with_facets: bool) -> dict[str, Any]:
+async def read_page(
+    pool: asyncpg.Pool, reach: Reach, plan: Plan, asked: ReportQuery, *, with_facets: bool
+) -> dict[str, Any]:
     """One page as the API answers it: items, totals of the whole result, and what it is as of."""
     pinned, offset = _open_cursor(asked.cursor, plan)
-    async with snapshot(pool, plan.selection.company_id, asked, pinned) as books:
+    async with snapshot(pool, reach, asked, pinned) as books:
         selection = books.of(plan.selection)
         rows = await _fetch(books, sql.items(selection, plan.shape, limit=asked.limit + 1, offset=offset))
         more = len(rows) > asked.limit

@@ -1,0 +1,79 @@
+"""Takes one check away at a time, so that tests can show that they would notice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import pytest
+from asyncpg.connection import Connection
+
+from shared.access.principal import Guard
+from shared.web import Endpoint
+
+_COMPANY: Final = re.compile(r"(?:\b\w+\.)?company_id = (\$\d+)(?:::uuid)?")
+_READERS: Final = ("load_books", "read_charges", "read_payments")
+
+
+@contextmanager
+def guarded_by(endpoint: Endpoint, guard: Guard) -> Iterator[None]:
+    """The endpoint under another guard; the router holds the very same object."""
+    kept = endpoint.guard
+    object.__setattr__(endpoint, "guard", guard)
+    try:
+        yield
+    finally:
+        object.__setattr__(endpoint, "guard", kept)
+
+
+@contextmanager
+def without_company_conditions() -> Iterator[None]:
+    """The first fence down: what is read for a caller is asked of every company."""
+    execute = Connection._execute
+
+    async def asked_of_all(self: Any, query: str, *arguments: Any, **more: Any) -> Any:
+        if (self._params.server_settings or {}).get("role", "").endswith("_reader"):
+            query = _COMPANY.sub(r"\1::uuid is not null", query)
+        return await execute(self, query, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "_execute", asked_of_all)
+        yield
+
+
+@asynccontextmanager
+async def without_company_joins(owner: Any) -> AsyncIterator[None]:
+    """The same for the ledger's functions that read documents: they find a foreign id, and take it for the caller's."""
+    kept = [await owner.fetchval("select pg_get_functiondef($1::regproc)", name) for name in _READERS]
+    for text in kept:
+        changed = re.sub(r"\b\w+\.company_id = ([wx])\.c(\s+and)?", lambda m: "" if m[2] else "true", text)
+        changed = re.sub(r"'(payer|physician)', p\.company_id", r"'\1', w.c", changed)
+        changed = changed.replace("'patient', p.company_id", "'patient', x.c")
+        changed = re.sub(
+            r"select [hp]\.company_id, ([hp])\.(charge|payment)_id, \1\.version",
+            r"select w.c, \1.\2_id, \1.version",
+            changed,
+        )
+        assert changed != text
+        await owner.execute(changed)
+    try:
+        yield
+    finally:
+        for text in kept:
+            await owner.execute(text)
+
+
+@asynccontextmanager
+async def without_policies(owner: Any) -> AsyncIterator[None]:
+    """The second fence down: no table asks who reads."""
+    tables = [row["name"] for row in await owner.fetch("select relname as name from pg_class where relrowsecurity")]
+    assert tables
+    for name in tables:
+        await owner.execute(f'alter table "{name}" disable row level security')
+    try:
+        yield
+    finally:
+        for name in tables:
+            await owner.execute(f'alter table "{name}" enable row level security')

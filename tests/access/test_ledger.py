@@ -1,0 +1,84 @@
+"""Every caller at every route of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.access.matrix import failures, misguarded, unlocked, unserved
+from tests.access.oracle import CALLERS, UNKNOWN
+from tests.support.access import World
+from tests.support.access_ledger import ServedLedger
+from tests.support.bad_tokens import bad_tokens
+from tests.support.databases import Databases
+
+
+@pytest.fixture(scope="module")
+async def served(databases: Databases) -> AsyncIterator[ServedLedger]:
+    async with ServedLedger.fresh(databases) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def stranger(served: ServedLedger) -> World:
+    return await served.world("self_service_admin")
+
+
+def test_every_guard_asks_for_what_the_table_says(served: ServedLedger) -> None:
+    assert not misguarded(served.endpoints, served.rows)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_every_route(served: ServedLedger, stranger: World, caller: str) -> None:
+    found = await failures(served, caller, served.rows, stranger)
+    assert not found, "\n".join(found)
+
+
+def test_every_route_is_in_the_table(served: ServedLedger) -> None:
+    assert not unserved(served.app, served.endpoints, served.rows)
+
+
+async def test_without_a_valid_token(served: ServedLedger, stranger: World) -> None:
+    assert stranger.token is not None
+    found = await unlocked(served, served.rows, stranger, bad_tokens(stranger.token, served.stack.tokens.key))
+    assert not found, "\n".join(found)
+
+
+async def test_a_role_is_refused_before_its_body_is_read(served: ServedLedger, stranger: World) -> None:
+    """403 comes before 404, 415 and 422: who may not call learns nothing of what is there or what would be wrong."""
+    mine = await served.world(UNKNOWN)
+    for row in served.rows:
+        for content_type, body in (("application/json", b"{"), ("x/y", b"x")) if row.method != "GET" else ():
+            headers = {"Content-Type": content_type, "Idempotency-Key": "k"}
+            reply = await served.send(row.method, row.url(mine.nobody()), mine.token, headers=headers, data=body)
+            assert reply.status == 403, (row.call, reply)
+
+
+async def test_lists_page_through_what_is_the_callers_and_sums_are_of_it(served: ServedLedger) -> None:
+    """Pages of one, joined, are the whole list; totals are the sum of the payments that the caller can list."""
+    mine = await served.world("self_service_admin")
+    whole = {}
+    for path in ("patients", "payers", "referring-physicians", "charges", "payments", "batches", "feeds", "exceptions"):
+        path = f"/v1/{path}"
+        whole[path] = await _items(served, mine, path, 500)
+        assert whole[path], path
+        assert await _items(served, mine, path, 1) == whole[path]
+    totals = (await served.send("GET", "/v1/control-totals", mine.token)).body["items"]
+    payments = whole["/v1/payments"]
+    assert sum(row["payments"] for row in totals) == len(payments)
+    assert sum(row["amount_cents"] for row in totals) == sum(row["amount_cents"] for row in payments)
+    in_batches = [row["amount_cents"] for row in payments if row["batch_number"]]
+    assert sum(row["posted_cents"] for row in whole["/v1/batches"]) == sum(in_batches)
+
+
+async def _items(served: ServedLedger, mine: World, path: str, limit: int) -> list[Any]:
+    found: list[Any] = []
+    cursor = ""
+    while True:
+        page = (await served.send("GET", f"{path}?limit={limit}{cursor}", mine.token)).body
+        found += page["items"]
+        if page["next"] is None:
+            return found
+        cursor = f"&cursor={page['next']}"
