@@ -37,7 +37,7 @@ from shared.web.serve import serve
 
 _COMPANIES = 100
 _CONNECTIONS = 128
-"""Enough for a rate to be that of the work. With fewer, group commit waits more than it works; a row shows by how much."""
+"""Enough for a rate to be that of the work. With fewer, group commit waits more than it works: a row shows it."""
 _FEW = 64
 _SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
 
