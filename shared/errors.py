@@ -5,7 +5,7 @@ Input is never echoed: messages name the field and the rule, not the value (pati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -16,6 +16,11 @@ class FieldError:
     field: str
     code: str
     message: str
+
+
+def told(errors: Iterable[FieldError]) -> list[dict[str, str]]:
+    """Refused fields as they are answered, and kept with what waits for a person."""
+    return [{"field": one.field, "code": one.code, "message": one.message} for one in errors]
 
 
 class Problem(Exception):

@@ -28,6 +28,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
+    told,
 )
 from shared.recorder import BODY, QUERY, Recorder
 from shared.web.bodies import parse_body, parse_query
@@ -252,7 +253,7 @@ def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
         "code": problem.code,
         "detail": problem.detail,
         "request_id": request_id,
-        "errors": [{"field": e.field, "code": e.code, "message": e.message} for e in problem.errors],
+        "errors": told(problem.errors),
     }
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from shared.db import Connection, Record
 
 _COMPANY: Final = "id, code, name, service_type, time_zone, close_policy, npis, active, version, mfa_required"
 _LOCATION: Final = "company_id, id, code, name, emr_location_id, active, version"
+_company_values, _location_values = (attrgetter(*columns.split(", ")) for columns in (_COMPANY, _LOCATION))
 
 
 def _company(row: Record) -> Company:
@@ -26,16 +28,7 @@ def _location(row: Record) -> Location:
 async def insert_company(connection: Connection, company: Company) -> None:
     await connection.execute(
         f"insert into company ({_COMPANY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        company.id,
-        company.code,
-        company.name,
-        company.service_type,
-        company.time_zone,
-        company.close_policy,
-        company.npis,
-        company.active,
-        company.version,
-        company.mfa_required,
+        *_company_values(company),
     )
 
 
@@ -43,16 +36,7 @@ async def update_company(connection: Connection, company: Company) -> None:
     await connection.execute(
         "update company set code = $2, name = $3, service_type = $4, time_zone = $5, close_policy = $6, npis = $7,"
         " active = $8, version = $9, mfa_required = $10 where id = $1",
-        company.id,
-        company.code,
-        company.name,
-        company.service_type,
-        company.time_zone,
-        company.close_policy,
-        company.npis,
-        company.active,
-        company.version,
-        company.mfa_required,
+        *_company_values(company),
     )
 
 
@@ -84,13 +68,7 @@ async def list_companies(
 async def insert_location(connection: Connection, location: Location) -> None:
     await connection.execute(
         f"insert into location ({_LOCATION}) values ($1, $2, $3, $4, $5, $6, $7)",
-        location.company_id,
-        location.id,
-        location.code,
-        location.name,
-        location.emr_location_id,
-        location.active,
-        location.version,
+        *_location_values(location),
     )
 
 
@@ -98,13 +76,7 @@ async def update_location(connection: Connection, location: Location) -> None:
     await connection.execute(
         "update location set code = $3, name = $4, emr_location_id = $5, active = $6, version = $7"
         " where company_id = $1 and id = $2",
-        location.company_id,
-        location.id,
-        location.code,
-        location.name,
-        location.emr_location_id,
-        location.active,
-        location.version,
+        *_location_values(location),
     )
 
 

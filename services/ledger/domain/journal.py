@@ -37,7 +37,7 @@ class Journal:
 
     @property
     def any_rows(self) -> bool:
-        return bool(self.rows)
+        return any(self.rows.values())
 
     def add(self, table: str, **row: Any) -> None:
         self.rows[table].append(row)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,7 +32,6 @@ from shared.crash import point
 from shared.errors import Invalid
 
 _CHUNK: Final = 200
-_BEAT_SECONDS: Final = 10.0
 
 Refusal = tuple[str, dict[str, Any]]
 
@@ -93,13 +91,11 @@ class Posting:
     async def __call__(self, ledger: Ledger, feed: Feed, correlation_id: str) -> None:
         """Post every row or quarantine it, and close the feed. Raises Unavailable when the books are away."""
         entries, clinics = self.file.entries(self.chunks), Clinics(ledger, feed.company_id)
-        beat = time.monotonic()
+        pulse = intake.Pulse(ledger.pool, feed)
         while chunk := await asyncio.to_thread(_next, entries):
             await self._take(ledger, feed, chunk, clinics, correlation_id)
             point("csv.after_chunk")
-            if time.monotonic() - beat > _BEAT_SECONDS:
-                await intake.still_working(ledger.pool, feed)
-                beat = time.monotonic()
+            await pulse.beat()
         await intake.close_feed(ledger.pool, feed)
 
     async def _take(

@@ -17,6 +17,7 @@ from services.ledger.feeds.attempts import Past
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
+from shared.errors import told
 from shared.ids import NO_COMPANY, uuid7
 
 _CHUNK = 200
@@ -87,7 +88,7 @@ def fault_of(event: EmrEvent) -> tuple[str, dict[str, Any]] | None:
     if event.problem is None:
         return None
     reason = event.problem.code if event.problem.code == "unknown_type" else "invalid"
-    return reason, {"errors": [{"field": e.field, "code": e.code, "message": e.message} for e in event.problem.errors]}
+    return reason, {"errors": told(event.problem.errors)}
 
 
 async def refuse(ledger: Ledger, feed: Feed, event: EmrEvent, reason: str) -> None:

@@ -25,7 +25,7 @@ from services.ledger.feeds.hl7_intake import Examined, amounts_of, examine, refu
 from services.ledger.feeds.hl7_store import Waiting, item_id, item_key
 from services.ledger.service import Ledger
 from shared.db import BUSY_OR_AWAY
-from shared.errors import Unavailable
+from shared.errors import Unavailable, told
 from shared.web.bodies import field_errors
 
 _CHUNK: Final = 200
@@ -103,8 +103,7 @@ async def lines_of(agreed: Agreed, message: Waiting) -> tuple[Examined, list[Ask
 
 def fault_of(asked: Asked) -> tuple[str, dict[str, Any]]:
     """Why a line cannot be posted, and which of its values are wrong."""
-    errors = field_errors(asked.fields) if asked.fields else []
-    return asked.refused, {"errors": [{"field": one.field, "code": one.code, "message": one.message} for one in errors]}
+    return asked.refused, {"errors": told(field_errors(asked.fields) if asked.fields else ())}
 
 
 async def _place(agreed: Agreed, message: Waiting, financial: Financial) -> Place | None:

@@ -6,6 +6,7 @@ holds by construction.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from shared.db import acquire, reading
 from shared.errors import NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
+_BEAT_SECONDS: Final = 10.0
 _ABANDONED_AFTER: Final = timedelta(minutes=2)
 _DOCUMENT = """
 select f.feed_id, f.format, f.channel, f.state, f.received_at, f.byte_count,
@@ -146,14 +148,23 @@ async def abandoned(pool: asyncpg.Pool) -> list[Feed]:
     ]
 
 
-async def still_working(pool: asyncpg.Pool, feed: Feed) -> None:
-    """Say that a long feed is not abandoned."""
-    async with acquire(pool) as connection:
-        await connection.execute(
-            "update feed set worked_at = clock_timestamp() where company_id = $1 and feed_id = $2",
-            feed.company_id,
-            feed.feed_id,
-        )
+class Pulse:
+    """Says every now and then that a long feed is not abandoned."""
+
+    def __init__(self, pool: asyncpg.Pool, feed: Feed) -> None:
+        self._pool, self._feed = pool, feed
+        self._last = time.monotonic()
+
+    async def beat(self) -> None:
+        if time.monotonic() - self._last <= _BEAT_SECONDS:
+            return
+        async with acquire(self._pool) as connection:
+            await connection.execute(
+                "update feed set worked_at = clock_timestamp() where company_id = $1 and feed_id = $2",
+                self._feed.company_id,
+                self._feed.feed_id,
+            )
+        self._last = time.monotonic()
 
 
 async def is_whole(pool: asyncpg.Pool, feed: Feed) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Final
 from uuid import UUID
 
@@ -16,8 +18,7 @@ import asyncpg
 from services.ledger.domain.feed_acts import RemittanceClaim, external_ids
 from services.ledger.feeds.remittance_facts import claim_of
 from services.ledger.feeds.stored import Chunks
-from services.ledger.feeds.x12.model import Claim, Header
-from services.ledger.feeds.x12.remittance import read
+from services.ledger.feeds.x12.remittance import placed_claims
 
 _CLAIMS: Final = 500
 _ALL = "select location_id from directory_location where company_id = $1 limit 2"
@@ -63,16 +64,7 @@ async def likely_locations(
 
 
 def _groups(chunks: Chunks, wanted: Collection[int]) -> Iterator[tuple[int, Sequence[RemittanceClaim]]]:
-    ordinal, held = 0, list[RemittanceClaim]()
-    for event in read(chunks()):
-        if isinstance(event, Header):
-            if held:
-                yield ordinal, held
-            ordinal, held = event.ordinal, []
-        elif isinstance(event, Claim) and ordinal in wanted:
-            held.append(claim_of(event))
-            if len(held) == _CLAIMS:
-                yield ordinal, held
-                held = []
-    if held:
-        yield ordinal, held
+    """Their claims, so many at a time."""
+    for ordinal, placed in groupby(placed_claims(chunks()), key=itemgetter(0)):
+        while ordinal in wanted and (group := [claim_of(claim) for _, claim in islice(placed, _CLAIMS)]):
+            yield ordinal, group

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ from services.ledger.feeds.remittance_facts import (
 from services.ledger.feeds.remittance_places import likely_locations
 from services.ledger.feeds.stored import Chunks
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
-from services.ledger.feeds.x12.remittance import Contents, contents, read
+from services.ledger.feeds.x12.remittance import Contents, contents, placed_claims, read
 from services.ledger.service import Ledger
 from shared.errors import Problem, Unavailable
 
@@ -54,7 +53,6 @@ _LINES_PER_CHUNK: Final = 300
 """Part of what the keys of later pieces mean: with another number an interrupted file could not be finished."""
 _PIECES_TO_RESTATE: Final = 30
 """A correction restates every applied line in one event; more than about 9,000 of them are no message for a broker."""
-_BEAT_SECONDS: Final = 10.0
 
 
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
@@ -107,12 +105,9 @@ async def find_claims(chunks: Chunks, wanted: Collection[tuple[int, int]]) -> di
 
 def _find_claims(chunks: Chunks, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Claim]:
     found: dict[tuple[int, int], Claim] = {}
-    transaction = 0
-    for event in read(chunks()):
-        if isinstance(event, Header):
-            transaction = event.ordinal
-        elif isinstance(event, Claim) and (transaction, event.ordinal) in wanted:
-            found[transaction, event.ordinal] = event
+    for transaction, claim in placed_claims(chunks()):
+        if (transaction, claim.ordinal) in wanted:
+            found[transaction, claim.ordinal] = claim
             if len(found) == len(wanted):
                 break
     return found
@@ -139,7 +134,7 @@ async def _post_all(
     refused: dict[int, Problem] = {}
     locations: dict[int, set[UUID]] = defaultdict(set)
     booked: dict[int, UUID | None] = {}
-    beat = time.monotonic()
+    pulse = intake.Pulse(ledger.pool, feed)
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
         ordinal = piece.transaction.ordinal
         if ordinal not in accepted:
@@ -159,9 +154,7 @@ async def _post_all(
             booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None
         elif piece.last:
             await _locate(ledger, command, piece, booked[ordinal], locations[ordinal])
-        if time.monotonic() - beat > _BEAT_SECONDS:
-            await intake.still_working(ledger.pool, feed)
-            beat = time.monotonic()
+        await pulse.beat()
     return refused
 
 

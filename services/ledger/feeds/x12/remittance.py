@@ -83,6 +83,16 @@ def contents(chunks: Iterable[bytes]) -> Contents:
     return Contents(tuple(found), envelope.acknowledgements, envelope.asks_reply)
 
 
+def placed_claims(chunks: Iterable[bytes]) -> Iterator[tuple[int, Claim]]:
+    """Every claim of a surveyed file, with the place of its transaction there."""
+    ordinal = 0
+    for event in read(chunks):
+        if isinstance(event, Header):
+            ordinal = event.ordinal
+        elif isinstance(event, Claim):
+            yield ordinal, event
+
+
 def claims(chunks: Iterable[bytes], ordinal: int) -> Iterator[Claim | ProviderAdjustment]:
     """What one transaction of a surveyed file is to post; reads no further than its SE."""
     wanted = False
