@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+from asyncpg.pgproto.pgproto import UUID as FastUUID
 
 from services.ledger.domain.books import (
     PATIENT,
@@ -34,12 +35,12 @@ from shared.db import KEYED_PLANS, Connection, create_pool
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
-LOAD = "select * from load_books($1, $2)"
+LOAD = "select * from load_books($1, $2, $3, $4)"
 _BOOKS = ("company_book", *TABLES, "event")
-_APPENDED = (*_BOOKS, *FEED_WORK)
-_PLACES = [f"${place}" for place in range(1, len(_APPENDED) + 1)]
-APPEND = f"select append_books({', '.join(_PLACES[: len(_BOOKS)])})"
-APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work({', '.join(_PLACES[len(_BOOKS) :])})"
+_LAST = len(_BOOKS) + 1
+"""The payloads of the events come after the tables."""
+APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, _LAST + 1))})"
+APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work(${_LAST + 1}, ${_LAST + 2}), append_statements(${_LAST + 3})"
 
 
 async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:
@@ -55,14 +56,16 @@ async def hold(connection: Connection, companies: Iterable[UUID]) -> None:
 
 async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID, Books]:
     """The books of those companies that have any, with what the commands want to see, as of one moment."""
-    wanted = [
-        {"c": company_id, "k": kind, "v": encode(value) if isinstance(value, tuple) else str(value)}
-        for company_id, one in wants.items()
-        for kind, values in one.by_kind.items()
-        for value in values
-    ]
+    companies: list[UUID] = []
+    kinds: list[str] = []
+    values: list[str] = []
+    for company_id, one in wants.items():
+        for kind, wanted in one.by_kind.items():
+            companies += [company_id] * len(wanted)
+            kinds += [kind] * len(wanted)
+            values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
     books: dict[UUID, Books] = {}
-    for row in await connection.fetch(LOAD, list(wants), encode(wanted)):
+    for row in await connection.fetch(LOAD, list(wants), companies, kinds, values):
         company_id, body = row["company_id"], orjson.loads(row["body"])
         if row["kind"] == "book":
             books[company_id] = _read_book(company_id, body)
@@ -75,14 +78,15 @@ async def append(
     connection: Connection, books: Iterable[Books], journal: Journal, events: list[dict[str, Any]]
 ) -> None:
     """Insert every row of a batch. Raises SerializationError when some of the books were written since the load."""
+    payloads = [event.pop("payload") for event in events]
     rows: dict[str, list[dict[str, Any]]] = {**journal.rows, "event": events}
     rows["company_book"] = [
         {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
     ]
     # A posting by a person has no feed work, and need not call for it.
-    names, statement = (_APPENDED, APPEND_WITH_FEED_WORK) if any(rows.get(t) for t in FEED_WORK) else (_BOOKS, APPEND)
-    texts = [encode(rows[table]) if rows.get(table) else None for table in names]
-    await connection.execute(statement, *texts)
+    work, statement = (FEED_WORK, APPEND_WITH_FEED_WORK) if any(rows.get(t) for t in FEED_WORK) else ((), APPEND)
+    texts = [encode(rows[table]) if rows.get(table) else None for table in (*_BOOKS, *work)]
+    await connection.execute(statement, *texts[: len(_BOOKS)], payloads, *texts[len(_BOOKS) :])
 
 
 def encode(value: Any) -> str:
@@ -91,15 +95,15 @@ def encode(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, FastUUID):  # A subclass, which the encoder does not take.
+        return str(value)
     if isinstance(value, bytes):
         return "\\x" + value.hex()
-    if isinstance(value, UUID):  # The driver's ids are a subclass that the encoder does not take.
-        return str(value)
     raise TypeError(type(value).__name__)
 
 
 def _id(value: str | None) -> UUID | None:
-    return None if value is None else UUID(value)
+    return None if value is None else FastUUID(value)
 
 
 def _read_book(company_id: UUID, row: dict[str, Any]) -> Books:
@@ -116,32 +120,37 @@ def _read_book(company_id: UUID, row: dict[str, Any]) -> Books:
 
 def _read_key(books: Books, row: dict[str, Any]) -> None:
     books.keys[row["key"]] = Remembered(
-        row["route"], UUID(row["actor_id"]), bytes.fromhex(row["body_hash"][2:]), row["response"]
+        row["route"], FastUUID(row["actor_id"]), bytes.fromhex(row["body_hash"][2:]), row["response"]
     )
 
 
 def _read_location(books: Books, row: dict[str, Any]) -> None:
-    location = Location(UUID(row["location_id"]), row["emr_location_id"], row["active"])
+    location = Location(FastUUID(row["location_id"]), row["emr_location_id"], row["active"])
     books.locations[location.location_id] = location
 
 
 def _read_payer(books: Books, row: dict[str, Any]) -> None:
     payer = Payer(
-        UUID(row["payer_id"]), row["code"], row["name"], row["payer_class"], tuple(row["era_payer_ids"]), row["version"]
+        FastUUID(row["payer_id"]),
+        row["code"],
+        row["name"],
+        row["payer_class"],
+        tuple(row["era_payer_ids"]),
+        row["version"],
     )
     books.payers[payer.payer_id] = payer
 
 
 def _read_physician(books: Books, row: dict[str, Any]) -> None:
     physician = Physician(
-        UUID(row["referring_physician_id"]), row["npi"], row["first_name"], row["last_name"], row["version"]
+        FastUUID(row["referring_physician_id"]), row["npi"], row["first_name"], row["last_name"], row["version"]
     )
     books.physicians[physician.referring_physician_id] = physician
 
 
 def _read_patient(books: Books, row: dict[str, Any]) -> None:
     patient = Patient(
-        patient_id=UUID(row["patient_id"]),
+        patient_id=FastUUID(row["patient_id"]),
         account_number=row["account_number"],
         first_name=row["first_name"],
         last_name=row["last_name"],
@@ -154,15 +163,15 @@ def _read_patient(books: Books, row: dict[str, Any]) -> None:
 
 def _read_charge(books: Books, row: dict[str, Any]) -> None:
     charge = Charge(
-        charge_id=UUID(row["charge_id"]),
+        charge_id=FastUUID(row["charge_id"]),
         version=row["version"],
         posted_at=datetime.fromisoformat(row["posted_at"]),
         source=row["source"],
         external_id=row["external_id"],
-        poster_id=UUID(row["poster_id"]),
+        poster_id=FastUUID(row["poster_id"]),
         state=row["state"],
-        patient_id=UUID(row["patient_id"]),
-        location_id=UUID(row["location_id"]),
+        patient_id=FastUUID(row["patient_id"]),
+        location_id=FastUUID(row["location_id"]),
         payer_id=_id(row["payer_id"]),
         date_of_service=date.fromisoformat(row["date_of_service"]),
         procedure_code=row["procedure_code"],
@@ -180,11 +189,11 @@ def _read_charge(books: Books, row: dict[str, Any]) -> None:
 
 def _read_payment(books: Books, row: dict[str, Any]) -> None:
     payment = Payment(
-        payment_id=UUID(row["payment_id"]),
+        payment_id=FastUUID(row["payment_id"]),
         version=row["version"],
         posted_at=datetime.fromisoformat(row["posted_at"]),
         posting_date=date.fromisoformat(row["posting_date"]),
-        poster_id=UUID(row["poster_id"]),
+        poster_id=FastUUID(row["poster_id"]),
         affiliation=row["affiliation"],
         source=row["source"],
         external_id=row["external_id"],
@@ -214,7 +223,7 @@ def _read_payment(books: Books, row: dict[str, Any]) -> None:
 
 def _read_receipt(books: Books, row: dict[str, Any]) -> None:
     """A receipt without its lines, unless somebody else in the batch needs them too."""
-    if UUID(row["payment_id"]) not in books.payments:
+    if FastUUID(row["payment_id"]) not in books.payments:
         _read_payment(books, row)
 
 
@@ -225,11 +234,11 @@ def _read_document(books: Books, row: dict[str, Any]) -> None:
 
 
 def _read_remittance(books: Books, row: dict[str, Any]) -> None:
-    books.remittances[row["payment_key"]] = UUID(row["payment_id"])
+    books.remittances[row["payment_key"]] = FastUUID(row["payment_id"])
 
 
 def _read_line(books: Books, row: dict[str, Any]) -> None:
-    books.applied_lines.setdefault(row["line_key"], set()).add(UUID(row["payment_id"]))
+    books.applied_lines.setdefault(row["line_key"], set()).add(FastUUID(row["payment_id"]))
 
 
 _READERS: dict[str, Any] = {

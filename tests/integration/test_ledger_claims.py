@@ -279,6 +279,17 @@ async def test_a_state_once_left_is_not_found_by_it(company: Company) -> None:
     assert len((await company.get("/v1/claims", state="paid"))["items"]) == 1
 
 
+async def test_or_neither_is(company: Company) -> None:
+    """A statement that cannot be kept takes its posting back; the feed's item waits for a person."""
+    stack = company.stack
+    await stack.owner.execute("revoke insert on claim_state from ledger_app")
+    try:
+        feed = await sent(company, check(paid("C-1")))
+    finally:
+        await stack.owner.execute("grant insert on claim_state to ledger_app")
+    assert (feed["quarantined"], await states(company), (await company.sums())["payments"]) == (1, {}, 0)
+
+
 class Dying(Ledger):
     """A ledger whose process ends right after a posting."""
 
@@ -287,14 +298,14 @@ class Dying(Ledger):
         raise RuntimeError("died")
 
 
-async def test_a_process_that_dies_between_posting_and_noting_is_made_good(company: Company) -> None:
+async def test_what_a_remittance_says_is_kept_with_its_posting(company: Company) -> None:
     stack, body = company.stack, check(paid("C-1"))
     feed = Feed(company.company_id, uuid4(), "x12", "era")
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="t", body_hash=b"1", chunks=[body])
     found = await remittances.examine(lambda: [body])
     with pytest.raises(RuntimeError):
         await remittances.process(Dying(stack.ledger.pool, stack.ledger.directory), feed, lambda: [body], "c", found)
-    assert (await states(company), (await company.sums())["payments"]) == ({}, 1)
+    assert (await states(company), (await company.sums())["payments"]) == ({"C-1": "paid"}, 1)
     for _ in range(2):
         await remittances.process(stack.ledger, feed, lambda: [body], "c", found)
         assert [state for _, state, _ in await history(company, "C-1")] == ["paid"]

@@ -97,7 +97,7 @@ async def test_random_histories_read_back_as_they_were_decided(stack: LedgerStac
         for kind, known in (("charge", clerk.charges), ("payment", clerk.payments)):
             ids = [UUID(one) for one in known]
             for document in await queries.read_documents(pool, company.company_id, kind, ids):
-                read = orjson.loads(orjson.dumps(document, option=orjson.OPT_UTC_Z))
+                read = orjson.loads(store.encode(document))
                 known[read["id"]] = read
                 # Another command of the batch may have touched it later; then its version tells.
                 answered = last.get(read["id"])

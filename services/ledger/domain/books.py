@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 PAYER, PATIENT = "receivable_payer", "receivable_patient"
 RECEIVABLES = (PAYER, PATIENT)
 
 
-@dataclass(frozen=True, slots=True)
-class LineKey:
+class LineKey(NamedTuple):
     """What a transfer concerns: two accounts, a detail (method, group and reason, PLB reason) and a charge."""
 
     debit: str

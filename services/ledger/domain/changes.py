@@ -6,6 +6,7 @@ Derived from transfers, so the events cannot disagree with the books (`shared.co
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from services.ledger.domain.books import RECEIVABLES, Charge, LineKey, Patient, 
 _TOLD = ("deposit_date", "method", "location_id", "payer_id", "patient_id", "batch_number", "check_number")
 _PART_FIELDS = ("kind", "patient_id", "charge_id", "charge_location_id", "procedure_code", "group_code", "reason_code")
 _CHARGE_WORDS = ("charge_id", "patient_id", "location_id", "payer_id", "date_of_service", "procedure_code")
+
+_words_of = attrgetter(*_CHARGE_WORDS)
 
 PartKey = tuple[Any, ...]
 """Values of `_PART_FIELDS`."""
@@ -71,7 +74,7 @@ class Changes:
 
     def charge(self, charge: Charge, **figures: int) -> None:
         """Add to the figures of a charge under the words it has now."""
-        known = self._charges.setdefault(tuple(getattr(charge, name) for name in _CHARGE_WORDS), {})
+        known = self._charges.setdefault(_words_of(charge), {})
         for name, cents in figures.items():
             known[name] = known.get(name, 0) + cents
 

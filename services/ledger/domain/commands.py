@@ -56,6 +56,19 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Statements:
+    """What a part of a feed says about claims that were sent (migration 0009), kept with its posting."""
+
+    feed_id: UUID
+    item_key: str
+    said_by: str
+    """The transaction set."""
+    said_for: str | None
+    """The payer."""
+    statements: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     charge_id: UUID
     amount_cents: int
@@ -307,3 +320,4 @@ class Command:
     act: Act
     item: FeedItem | None = None
     retry: Retry | None = None
+    said: Statements | None = None

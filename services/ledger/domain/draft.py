@@ -204,23 +204,26 @@ class Draft:
 
     def _charge_moved(self, charge: Charge, debit: str, credit: str, cents: int) -> None:
         charge.touched_version = self.version
+        figures = {}
         for account, signed in ((debit, cents), (credit, -cents)):
             if account in RECEIVABLES:
                 charge.due[account] += signed
-                self._changes.charge(charge, **{f"{account.removeprefix('receivable_')}_balance_cents": signed})
+                figures[_BALANCES[account]] = signed
             elif account == "unapplied":
                 charge.applied_cents += signed
-                self._changes.charge(charge, applied_cents=signed)
+                figures["applied_cents"] = signed
             elif account == "adjustment":
                 charge.adjusted_cents += signed
-                self._changes.charge(charge, adjusted_cents=signed)
+                figures["adjusted_cents"] = signed
             elif account == "revenue":
-                self._changes.charge(charge, charged_cents=-signed)
+                figures["charged_cents"] = -signed
+        self._changes.charge(charge, **figures)
 
     def _cash(self, payment: Payment, cents: int) -> None:
         self.move("cash", "unapplied", cents, detail=payment.words.method, payment=payment)
 
 
+_BALANCES = {PAYER: "payer_balance_cents", PATIENT: "patient_balance_cents"}
 _CHARGE_REVISION = (
     "state",
     "patient_id",

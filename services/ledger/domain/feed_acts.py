@@ -119,10 +119,9 @@ class RemittanceClaim:
     problem_detail: dict[str, Any] = field(default_factory=dict)
     ordinal: int = 0
     """Its place in the remittance: payers repeat claim ids and control numbers."""
-    # Not in the repr, which is part of the keys of what was posted of an 835 before there were these.
-    other_ids: tuple[str, ...] = field(default=(), repr=False)
+    other_ids: tuple[str, ...] = ()
     """Further names of the same claim."""
-    by_name: bool = field(default=False, repr=False)
+    by_name: bool = False
     """What was charged is not stated: only its names tell which charge is meant."""
 
 

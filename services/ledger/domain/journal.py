@@ -23,8 +23,8 @@ TABLES = (
     "feed_item",
     "feed_exception",
 )
-FEED_WORK = ("exception_settlement", "emr_totals")
-"""What `append_feed_work` takes."""
+FEED_WORK = ("exception_settlement", "emr_totals", "claim_statement")
+"""What `append_feed_work` takes, and what `append_statements` does."""
 
 
 class Journal:

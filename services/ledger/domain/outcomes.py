@@ -21,7 +21,18 @@ class NotApplied(Problem):
 
 
 def record(journal: Journal, command: Command, outcome: str, reason: str | None, document: dict[str, Any]) -> None:
-    """The outcome of a command's item. One that waited in an exception is already counted, and is counted anew."""
+    """The outcome of a command's item, and what it says about claims. An item that waited in an exception is already
+    counted, and is counted anew."""
+    if outcome == "posted" and (said := command.said) is not None:
+        journal.add(
+            "claim_statement",
+            company_id=command.company_id,
+            feed_id=said.feed_id,
+            item_key=said.item_key,
+            said_by=said.said_by,
+            said_for=said.said_for,
+            statements=said.statements,
+        )
     if command.retry is not None:
         _settle(journal, command.retry, command.item, outcome, reason, document)
     elif command.item is not None:

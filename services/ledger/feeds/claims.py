@@ -15,13 +15,13 @@ from uuid import uuid5
 
 import asyncpg
 
-from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.commands import FeedItem, Statements
 from services.ledger.domain.feed_acts import RemittanceClaim
 from services.ledger.feeds import claim_store, intake
 from services.ledger.feeds.claim_store import State
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import CODE, NAME, NUMBER
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.acknowledgements import SETS, Acknowledgement, Complete, Source, read_sources
 from services.ledger.feeds.x12.claim_status import BatchStatus, ClaimStatus, Status
 from services.ledger.feeds.x12.model import Finding, Header
@@ -52,10 +52,10 @@ _ROWS: Final = 300
 _SHOWN: Final = 20
 
 
-async def note_remittance(
-    pool: asyncpg.Pool, feed: Feed, item_key: str, payment_key: str, header: Header, claims: Sequence[RemittanceClaim]
-) -> None:
-    """Keep what a remittance says about its claims; what it said before, in whatever file, is not kept again."""
+def said_by_remittance(
+    feed: Feed, item_key: str, payment_key: str, header: Header, claims: Sequence[RemittanceClaim]
+) -> Statements | None:
+    """What a part of a remittance says about its claims; what it said before, in whatever file, is not kept again."""
     rows: list[dict[str, Any]] = []
     for claim in claims:
         if not claim.claim_id.strip():
@@ -75,7 +75,7 @@ async def note_remittance(
                 paid_cents=claim.paid_cents,
             )
         )
-    await claim_store.note(pool, feed, item_key, "835", header.payer.name[:NAME], rows)
+    return Statements(feed.feed_id, item_key, "835", header.payer.name[:NAME] or None, tuple(rows)) if rows else None
 
 
 def is_answer(set_id: str) -> bool:
@@ -98,11 +98,11 @@ async def note_answers(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, found: Co
             wanted[source] = judged.key
         else:
             await intake.record(pool, feed, item, "duplicate", "same_key")
-    pieces = _pieces(chunks, wanted)
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        await _keep(pool, feed, piece)
-        if piece.last:  # Counted once all of it is kept: until then the feed is not done, and is taken up again.
-            await intake.record(pool, feed, _item(feed, piece.source), "posted", "noted")
+    async with ahead(_pieces(chunks, wanted)) as pieces:
+        async for piece in pieces:
+            await _keep(pool, feed, piece)
+            if piece.last:  # Counted once all of it is kept: until then the feed is not done, and is taken up again.
+                await intake.record(pool, feed, _item(feed, piece.source), "posted", "noted")
 
 
 def refusal_detail(source: Source, problems: Sequence[Finding]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A receipt with a hundred thousand applied lines cannot be moved afterwards: the 
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby, islice
@@ -17,7 +16,7 @@ import asyncpg
 
 from services.ledger.domain.feed_acts import RemittanceClaim, external_ids
 from services.ledger.feeds.remittance_facts import claim_of
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.remittance import placed_claims
 
 _CLAIMS: Final = 500
@@ -50,16 +49,15 @@ async def likely_locations(
     if len(locations) == 1:
         return dict.fromkeys(wanted, locations[0])
     found: dict[int, set[UUID]] = defaultdict(set)
-    groups = _groups(chunks, wanted)
-    while (group := await asyncio.to_thread(next, groups, None)) is not None:
-        ordinal, claims = group
-        if len(found[ordinal]) < 2:
-            accounts = list({claim.claim_id for claim in claims})
-            names = list({name for claim in claims for name in external_ids(claim)})
-            rows = await pool.fetch(_CANDIDATES, company_id, accounts, names)
-            found[ordinal].update(row["location_id"] for row in rows)
-        if len(found) == len(wanted) and all(len(one) > 1 for one in found.values()):
-            break
+    async with ahead(_groups(chunks, wanted)) as groups:
+        async for ordinal, claims in groups:
+            if len(found[ordinal]) < 2:
+                accounts = list({claim.claim_id for claim in claims})
+                names = list({name for claim in claims for name in external_ids(claim)})
+                rows = await pool.fetch(_CANDIDATES, company_id, accounts, names)
+                found[ordinal].update(row["location_id"] for row in rows)
+            if len(found) == len(wanted) and all(len(one) > 1 for one in found.values()):
+                break
     return {ordinal: next(iter(one)) for ordinal, one in found.items() if len(one) == 1}
 
 

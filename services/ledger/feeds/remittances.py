@@ -43,7 +43,7 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, placed_claims, read
 from services.ledger.service import Ledger
@@ -130,31 +130,29 @@ async def _post_all(
     known = await mappings.read(ledger.pool, feed.company_id)
     long = [one.ordinal for one in accepted.values() if one.lines + one.claims > _LINES_PER_CHUNK]
     likely = await likely_locations(ledger.pool, feed.company_id, chunks, long)
-    pieces = _pieces(chunks, accepted)
     refused: dict[int, Problem] = {}
     locations: dict[int, set[UUID]] = defaultdict(set)
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        ordinal = piece.transaction.ordinal
-        if ordinal not in accepted:
-            continue
-        command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
-        verdict = await ledger.post(command)
-        if verdict.problem is not None:
-            # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
-            del accepted[ordinal]
-            refused[ordinal] = verdict.problem
-            await _note(ledger, feed, command, verdict.problem)
-            continue
-        await _note_claims(ledger, feed, piece)
-        answer = orjson.loads(verdict.response)
-        locations[ordinal].update(map(UUID, answer["locations"]))
-        if piece.number == 0:
-            booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None
-        elif piece.last:
-            await _locate(ledger, command, piece, booked[ordinal], locations[ordinal])
-        await pulse.beat()
+    async with ahead(_pieces(chunks, accepted)) as pieces:
+        async for piece in pieces:
+            ordinal = piece.transaction.ordinal
+            if ordinal in refused:
+                continue
+            command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
+            verdict = await ledger.post(command)
+            if verdict.problem is not None:
+                # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
+                refused[ordinal] = verdict.problem
+                await _note(ledger, feed, command, verdict.problem)
+                continue
+            answer = orjson.loads(verdict.response)
+            locations[ordinal].update(map(UUID, answer["locations"]))
+            if piece.number == 0:
+                booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None
+            elif piece.last:
+                await _locate(ledger, command, piece, booked[ordinal], locations[ordinal])
+            await pulse.beat()
     return refused
 
 
@@ -167,17 +165,8 @@ async def _locate(ledger: Ledger, last: Command, piece: _Piece, booked: UUID | N
     act = LocateRemittance(key, location_id)
     # Under a key of its own, by content: an interruption before it is made good when the feed is taken up again.
     body_hash = hashlib.sha256(repr(act).encode()).digest()
-    command = replace(last, key=f"x12:{key}:location", body_hash=body_hash, act=act, item=None, retry=None)
+    command = replace(last, key=f"x12:{key}:location", body_hash=body_hash, act=act, item=None, retry=None, said=None)
     (await ledger.post(command)).unwrap()
-
-
-async def _note_claims(ledger: Ledger, feed: Feed, piece: _Piece) -> None:
-    """After the posting, under keys of content: an interruption between the two is made good when the feed is taken up
-    again."""
-    transaction = piece.transaction
-    if transaction.header is not None:
-        key, item = payment_key(transaction), item_of(feed, transaction)
-        await claims.note_remittance(ledger.pool, feed, item.item_key, key, transaction.header, piece.claims)
 
 
 async def _note(ledger: Ledger, feed: Feed, command: Command, problem: Problem) -> None:
@@ -243,6 +232,8 @@ def _command(
     """The first piece is the receipt with its first claims; only it counts as the feed's item."""
     transaction, first = piece.transaction, piece.number == 0
     key, item = payment_key(transaction), item_of(feed, transaction)
+    if transaction.header is None:
+        raise ValueError("refused before")
     act: Act
     if first:
         act = _receipt(feed, piece, known, likely, key, item)
@@ -259,6 +250,7 @@ def _command(
         item=item if first else None,
         # The item is counted with its receipt; the exception waits until all of its claims have been dealt with.
         retry=retry and replace(retry, closes=piece.last),
+        said=claims.said_by_remittance(feed, item.item_key, key, transaction.header, piece.claims),
     )
 
 
@@ -295,7 +287,7 @@ def _hash(piece: _Piece) -> bytes:
     """The content that a key stands for: all of the transaction for its receipt, the claims for a later piece."""
     if piece.number == 0:
         return bytes.fromhex(piece.transaction.content_hash)
-    return hashlib.sha256(repr(piece.claims).encode()).digest()
+    return hashlib.sha256(orjson.dumps(piece.claims)).digest()
 
 
 async def _npis(pool: asyncpg.Pool, company_id: UUID) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import BinaryIO, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import BinaryIO, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,7 @@ from services.ledger.feeds import intake
 
 PIECE: Final = 1 << 20
 
+_Item = TypeVar("_Item")
 Chunks = Callable[[], Iterable[bytes]]
 
 
@@ -25,6 +26,23 @@ async def stored(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIt
         async for chunk in intake.read_raw(pool, company_id, feed_id):
             await asyncio.to_thread(spool.write, chunk)
         yield lambda: pieces(spool)
+
+
+@asynccontextmanager
+async def ahead(items: Iterator[_Item]) -> AsyncIterator[AsyncIterator[_Item]]:
+    """What a reading of a feed gives, outside the event loop; the next one is read while the last is worked on."""
+    async with aclosing(_ahead(items)) as found:
+        yield found
+
+
+async def _ahead(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
+    next_one = asyncio.create_task(asyncio.to_thread(next, items, None))
+    try:
+        while (item := await next_one) is not None:
+            next_one = asyncio.create_task(asyncio.to_thread(next, items, None))
+            yield item
+    finally:
+        await asyncio.gather(next_one, return_exceptions=True)  # Whoever goes on may close the file.
 
 
 def pieces(spool: BinaryIO) -> Iterator[bytes]:
