@@ -59,19 +59,25 @@ async def post_batch(
 
     `warm` remembers what need not be loaded. Raises SerializationError when somebody else wrote to the same books
     meanwhile; with `hold` nobody can."""
-    wants: dict[UUID, Wants] = defaultdict(Wants)
-    for command in commands:
-        wants[command.company_id].name("key", command.key)
-        command.act.wants(wants[command.company_id])
+    wants = wants_of(commands)
     async with acquire(pool) as connection:
         if hold:
             async with connection.transaction():
                 await store.hold(connection, wants)
-                verdicts, _ = await _load_decide_append(connection, wants, commands, {})
+                verdicts, _ = await load_decide_append(connection, wants, commands, {})
         else:
             verdicts = await _on_remembered(connection, wants, commands, warm or WarmBooks())
     point("ledger.after_commit")
     return verdicts
+
+
+def wants_of(commands: Sequence[Command]) -> dict[UUID, Wants]:
+    """What must be loaded to decide the commands, by company."""
+    wants: dict[UUID, Wants] = defaultdict(Wants)
+    for command in commands:
+        wants[command.company_id].name("key", command.key)
+        command.act.wants(wants[command.company_id])
+    return wants
 
 
 async def _on_remembered(
@@ -80,15 +86,15 @@ async def _on_remembered(
     """On remembered books as far as they go; if they were not good enough, all again on loaded ones."""
     known = warm.of(wants)
     try:
-        verdicts, written = await _load_decide_append(connection, wants, commands, known)
+        verdicts, written = await load_decide_append(connection, wants, commands, known)
     except StaleBooks:
         warm.forget(known)
-        verdicts, written = await _load_decide_append(connection, wants, commands, {})
+        verdicts, written = await load_decide_append(connection, wants, commands, {})
     warm.keep(written)
     return verdicts
 
 
-async def _load_decide_append(
+async def load_decide_append(
     connection: Connection, wants: Mapping[UUID, Wants], commands: Sequence[Command], known: Mapping[UUID, Books]
 ) -> tuple[list[Verdict], list[Books]]:
     """The verdicts, and the books that were appended to. Raises StaleBooks when those that were `known` did not do."""

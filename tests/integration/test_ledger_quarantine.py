@@ -35,7 +35,7 @@ from services.ledger.feeds import remittances
 from services.ledger.feeds.attempts import MAX_ATTEMPTS
 from services.ledger.feeds.consumer import SUBSCRIPTION, EmrConsumer
 from services.ledger.posting import Verdict
-from services.ledger.service import Ledger
+from services.ledger.succession import Succession
 from shared.amqp import AmqpBus
 from shared.amqp.dead_letters import dead_letters
 from shared.bus import EMR_FEED, Message, Outcome
@@ -467,15 +467,15 @@ async def test_a_large_remittance_interrupted_while_it_is_retried(
     feed = await remit(company, check(*(claim(name, service()) for name in "ABC")))
     row = await the_exception(company)
     await set_npis(company)
-    post = Ledger.post
+    post = Succession.post
 
-    async def dies_at_the_second(self: Ledger, command: Any) -> Verdict:
+    async def dies_at_the_second(self: Succession, command: Any, following: Any) -> Verdict:
         if command.key.endswith(":1"):
             raise ProcessDied()
-        return await post(self, command)
+        return await post(self, command, following)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "post", dies_at_the_second)
+        patch.setattr(Succession, "post", dies_at_the_second)
         answer = await company.send("POST", f"/v1/exceptions/{row['id']}/retry", key="")
         assert answer.status == 500
     assert (await the_exception(company))["state"] == "open"

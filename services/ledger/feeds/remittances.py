@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -43,10 +44,11 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks, ahead
+from services.ledger.feeds.stored import Chunks, ahead, with_next
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, placed_claims, read
 from services.ledger.service import Ledger
+from services.ledger.succession import Succession
 from shared.errors import Problem, Unavailable
 
 _LINES_PER_CHUNK: Final = 300
@@ -134,13 +136,17 @@ async def _post_all(
     locations: dict[int, set[UUID]] = defaultdict(set)
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
-    async with ahead(_pieces(chunks, accepted)) as pieces:
-        async for piece in pieces:
+
+    def prepared(piece: _Piece) -> tuple[_Piece, Command]:
+        ordinal = piece.transaction.ordinal
+        return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
+
+    async with ahead(map(prepared, _pieces(chunks, accepted))) as pieces, aclosing(Succession(ledger)) as posting:
+        async for (piece, command), following in with_next(pieces):
             ordinal = piece.transaction.ordinal
             if ordinal in refused:
                 continue
-            command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
-            verdict = await ledger.post(command)
+            verdict = await posting.post(command, following and following[1])
             if verdict.problem is not None:
                 # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
                 refused[ordinal] = verdict.problem
