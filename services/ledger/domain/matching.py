@@ -8,7 +8,7 @@ submitted (else adjudicated) code, its date and its amount. Where several are le
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,9 @@ class _Names:
 def _match_claim(names: _Names, claim: RemittanceClaim, matches: list[Match], misses: list[Miss]) -> None:
     candidates = [] if claim.status == NOT_OUR_CLAIM else _charges_of(names, claim)
     lines = claim.lines or (_as_line(claim),)
-    fitting = [_fitting(candidates, claim, line) for line in lines]
+    names_of = [line_names(claim, line) for line in lines]
+    taken = frozenset().union(*names_of)
+    fitting = [_fitting(candidates, claim, line, mine, taken) for line, mine in zip(lines, names_of, strict=True)]
     # Two lines that mean one charge: which of them it is, nobody can tell.
     meant = Counter(found[0].charge_id for found in fitting if len(found) == 1)
     found: list[Match] = []
@@ -103,9 +105,11 @@ def _charges_of(names: _Names, claim: RemittanceClaim) -> list[Charge]:
     return names.find(ours, account) or names.find(set(external_ids(claim)))
 
 
-def _fitting(candidates: list[Charge], claim: RemittanceClaim, line: RemittanceLine) -> list[Charge]:
-    mine = line_names(claim, line)
-    others = {name for other in claim.lines if other is not line for name in line_names(claim, other)} - mine
+def _fitting(
+    candidates: list[Charge], claim: RemittanceClaim, line: RemittanceLine, mine: Set[str], taken: Set[str]
+) -> list[Charge]:
+    """The charges that a line may mean: those that go by its own names (`mine`) first, never by another line's (`taken`
+    are the names of all lines)."""
     same_amount = [one for one in candidates if claim.by_name or one.amount_cents == abs(line.charge_cents)]
     named = [charge for charge in same_amount if charge.external_id in mine]
     if len(named) == 1:
@@ -114,7 +118,7 @@ def _fitting(candidates: list[Charge], claim: RemittanceClaim, line: RemittanceL
     fitting = [
         charge
         for charge in named or same_amount
-        if charge.external_id not in others
+        if (charge.external_id in mine or charge.external_id not in taken)
         and code in ("", charge.procedure_code)
         and day in (None, charge.date_of_service)
     ]

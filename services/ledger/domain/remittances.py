@@ -99,12 +99,12 @@ def _document(payment: Payment, matches: Sequence[Match]) -> dict[str, Any]:
 def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequence[Match], misses: list[Miss]) -> None:
     """Apply every line that may be applied; why another may not is added to `misses`."""
     for match in matches:
-        refusal = line_refusal(books, payment, match)
+        key = key_of(match)
+        refusal = line_refusal(books, payment, match, key)
         if refusal is not None:
             misses.append(refusal)
             continue
         _apply_line(draft, payment, match, misses)
-        key = key_of(match)
         if key is None:
             continue
         books.applied_lines.setdefault(key, set()).add(payment.payment_id)
@@ -118,9 +118,9 @@ def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequenc
         )
 
 
-def line_refusal(books: Books, payment: Payment, match: Match) -> Miss | None:
+def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) -> Miss | None:
     """Why a matched line must not be applied: it was before, or it is above the open balance or below zero."""
-    key, charge, paid = key_of(match), match.charge, match.line.paid_cents
+    charge, paid = match.charge, match.line.paid_cents
     # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
     if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
         return _miss("duplicate_line", match, charge)

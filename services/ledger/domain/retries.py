@@ -17,7 +17,7 @@ from services.ledger.domain.commands import Adjustment, Command
 from services.ledger.domain.draft import Draft
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryAdjustment, RetryClaim
-from services.ledger.domain.matching import Match, Miss, match_claims
+from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.outcomes import NotApplied
 from services.ledger.domain.payments import live_payment
 from services.ledger.domain.remittances import adjustment_refusal, apply_matches, line_refusal, report, shared
@@ -29,7 +29,7 @@ def retry_claim(books: Books, journal: Journal, command: Command, act: RetryClai
     found, missed = match_claims(books, (act.claim,))
     matches = [match for match in found if act.line in (None, match.line.ordinal)]
     misses = [miss for miss in missed if act.line in (None, miss.detail.get("line", act.line))]
-    refused = [(match, line_refusal(books, payment, match)) for match in matches]
+    refused = [(match, line_refusal(books, payment, match, key_of(match))) for match in matches]
     ready = [match for match, refusal in refused if refusal is None]
     if not ready:
         _refuse([*misses, *(refusal for _, refusal in refused if refusal)])
