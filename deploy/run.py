@@ -73,7 +73,7 @@ def _run(screen: Console) -> None:
     screen.print(f"Practice billing, data in {home}", style="bold")
     with ExitStack() as servers:
         servers.enter_context(listener)
-        databases = _given_databases(config)
+        databases, owners = _given_databases(config)
         if len(databases) < len(_MIGRATIONS):
             with _step(screen, "PostgreSQL"):
                 own = PrivatePostgres(home / "postgres")
@@ -82,9 +82,10 @@ def _run(screen: Console) -> None:
                     screen.print(f"  The data folder is new: databases of an earlier one were moved to {left}")
                 servers.enter_context(own)
             with _step(screen, "Databases"):
-                databases = {**_own_databases(own), **databases}
+                for name in _MIGRATIONS.keys() - databases.keys():
+                    databases[name], owners[name] = _own_database(own, name)
         with _step(screen, "Migrations"):
-            _migrate(databases)
+            _migrate(owners)
         complete = _complete(config, databases, secrets, listener)
         complete = complete.model_copy(update={"seal_dir": config.seal_dir or home / "seals"})
 
@@ -148,23 +149,23 @@ def _free_port(screen: Console, host: str, port: int) -> int:
     return port
 
 
-def _given_databases(config: Config) -> dict[str, str]:
-    named = {name: getattr(config, f"{name}_database_url") for name in _MIGRATIONS}
-    return {name: dsn.get_secret_value() for name, dsn in named.items() if dsn and dsn.get_secret_value()}
+def _given_databases(config: Config) -> tuple[dict[str, str], dict[str, str]]:
+    """Addresses for the services and for their migrations; one that is given alone is for both."""
+    given = {name: _value(getattr(config, f"{name}_database_url")) for name in _MIGRATIONS}
+    databases = {name: dsn for name, dsn in given.items() if dsn}
+    owners = {name: _value(getattr(config, f"{name}_owner_database_url")) or dsn for name, dsn in databases.items()}
+    return databases, owners
 
 
-def _own_databases(server: PrivatePostgres) -> dict[str, str]:
-    for name in _MIGRATIONS:
-        for role in (f"{name}_app", f"{name}_reader"):
-            server.ensure_role(role)
-        server.ensure_database(name)
-    return {name: server.dsn(name) for name in _MIGRATIONS}
+def _own_database(server: PrivatePostgres, name: str) -> tuple[str, str]:
+    server.ensure_database(name)
+    return server.ensure_login(name, name), server.dsn(name)
 
 
-def _migrate(databases: dict[str, str]) -> None:
+def _migrate(owners: dict[str, str]) -> None:
     for name, directory in _MIGRATIONS.items():
         try:
-            asyncio.run(migrate(databases[name], directory))
+            asyncio.run(migrate(owners[name], directory))
         except MigrationError as error:
             raise StartError(f"The database of {name} was made by another version: {error}") from None
         except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -194,6 +195,7 @@ def _complete(config: Config, databases: dict[str, str], secrets: LocalSecrets, 
             "identity_secrets_key": SecretStr(_value(config.identity_secrets_key) or secrets.identity_secrets_key),
             "public_url": config.public_url if "public_url" in config.model_fields_set else f"http://localhost:{port}",
             **{f"{name}_database_url": SecretStr(dsn) for name, dsn in databases.items()},
+            **dict.fromkeys((f"{name}_owner_database_url" for name in databases), None),
         }
     )
 

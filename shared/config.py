@@ -41,6 +41,11 @@ class Config(BaseSettings):
     identity_database_url: SecretStr | None = None
     ledger_database_url: SecretStr | None = None
     reporting_database_url: SecretStr | None = None
+    """Where a service's processes sign in, as a role that owns nothing (deploy/postgres/login.sql)."""
+    identity_owner_database_url: SecretStr | None = None
+    ledger_owner_database_url: SecretStr | None = None
+    reporting_owner_database_url: SecretStr | None = None
+    """The same database for its owner: told to `migrate` and `rebuild`, and to nothing that serves anybody."""
     amqp_url: SecretStr | None = None
     """None: the in-process loopback transport (embedded run only)."""
 

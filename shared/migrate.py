@@ -6,7 +6,9 @@ applied is never edited: a differing checksum stops the start.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ import asyncpg
 import structlog
 
 _LOCK_KEY: Final = 7_216_402_215
+_WAIT_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.5
 log = structlog.get_logger("migrate")
 
 
@@ -53,9 +57,43 @@ async def migrate(dsn: str, directory: Path) -> list[str]:
         await connection.close()
 
 
-async def check_migrated(pool: asyncpg.Pool, directory: Path) -> None:
+async def wait_until_migrated(
+    service: str, dsn: str, directory: Path, role: str, *, seconds: float = _WAIT_SECONDS
+) -> None:
+    """Return when every file is applied. Looks as the service is going to: by its login, in its role. What has not come
+    right after `seconds` ends the process with one sentence that says what it is."""
+    deadline, reason = time.monotonic() + seconds, ""
+    while (found := await _why_not_migrated(dsn, directory, role)) is not None:
+        if time.monotonic() > deadline:
+            raise SystemExit(
+                f"The database of {service} cannot be used ({found}). Its migrations are applied by"
+                f" `python -m services.{service} migrate`, with {service.upper()}_OWNER_DATABASE_URL"
+            )
+        if found != reason:
+            log.warning("waiting_for_migrations", reason=found)
+        reason = found
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _why_not_migrated(dsn: str, directory: Path, role: str) -> str | None:
+    try:
+        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=10, server_settings={"role": role})
+        try:
+            await check_migrated(connection, directory)
+        finally:
+            await connection.close(timeout=5)
+    except MigrationError as error:
+        return str(error)
+    except asyncpg.UndefinedTableError:
+        return "no migration is applied"
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        return type(error).__name__  # their messages may quote the address
+    return None
+
+
+async def check_migrated(database: asyncpg.Pool | asyncpg.Connection[asyncpg.Record], directory: Path) -> None:
     """Raises unless every file is applied: a readiness check."""
-    applied = {row["name"] for row in await pool.fetch("select name from schema_migration")}
+    applied = {row["name"] for row in await database.fetch("select name from schema_migration")}
     missing = {path.name for path in directory.glob("*.sql")} - applied
     if missing:
         raise MigrationError(f"not applied: {', '.join(sorted(missing))}")

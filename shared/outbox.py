@@ -87,6 +87,8 @@ class Relay:
     publisher: Publisher
     exchange: str
     select: str
+    role: str | None = None
+    """The group role to work as, see `shared.db.create_pool`."""
     status: RelayStatus = field(default_factory=RelayStatus)
     wake: asyncio.Event | None = None
     batch_size: int = 500
@@ -106,7 +108,8 @@ class Relay:
             await pause(next(pauses), stop)
 
     async def _lead(self, stop: asyncio.Event) -> None:
-        connection = await asyncpg.connect(self.dsn, timeout=10, command_timeout=30, server_settings=KEEPALIVE)
+        server = {**KEEPALIVE, "role": self.role} if self.role else KEEPALIVE
+        connection = await asyncpg.connect(self.dsn, timeout=10, command_timeout=30, server_settings=server)
         try:
             # Asked again and again: a statement that waits for the lock would hold back vacuum as long as it waits.
             while not await connection.fetchval("select pg_try_advisory_lock($1)", LEADER_LOCK):

@@ -23,7 +23,6 @@ from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
 from tests.support.databases import Databases
 
-GROUP_ROLES = tuple(f"{name}_{kind}" for name in ("identity", "ledger", "reporting") for kind in ("app", "reader"))
 # A broker to use in place of a private one; everything else that would steer a service is the tests' to set.
 EXTERNAL_BROKER = os.environ.get("AMQP_URL")
 for name in list(os.environ):
@@ -81,8 +80,8 @@ def postgres(server_dir: Path) -> Iterator[PrivatePostgres]:
     """The shared server. Quick rather than durable: a test of crashes starts its own, with its own settings."""
     quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
     with PrivatePostgres(server_dir / "postgres", settings=quick) as server:
-        for role in GROUP_ROLES:
-            server.ensure_role(role)
+        for service in ("identity", "ledger", "reporting"):
+            server.ensure_login(service, "postgres")
         yield server
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from services.identity.sealing import Sealer
 from services.identity.service import upkeep
 from services.identity.service.acts import SOURCE
-from services.identity.store import SEALING
+from services.identity.store import ROLE, SEALING
 from services.identity.store.log import OUTBOX
 from shared.bus import BILLING_EVENTS, Bus, Message, Publisher, pause
 from shared.config import Config
@@ -29,7 +29,7 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
     dsn, sealer = config.required("identity_database_url"), Sealer(config.required("identity_secrets_key"))
     # A connection of its own for the heartbeat, which nobody may want to hear: that is no trouble of the relay's.
     async with bus_of(config, bus) as publisher, bus_of(config, bus) as heart:
-        relay = Relay(dsn, publisher, BILLING_EVENTS, OUTBOX)
+        relay = Relay(dsn, publisher, BILLING_EVENTS, OUTBOX, role=ROLE)
         chores = upkeep.run(dsn, sealer, timedelta(days=config.signing_key_days), stop)
         checks = {"relay": relay_check(relay)}
         jobs = (relay.run(stop), beat(relay.status, heart, stop), chores, SEALING.run(config, stop))

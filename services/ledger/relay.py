@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from services.ledger.audit import SEALING
+from services.ledger.store import ROLE
 from shared.bus import BILLING_EVENTS, Bus
 from shared.config import Config
 from shared.outbox import Relay
@@ -21,7 +22,7 @@ SELECT: Final = (
 async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
     """Publish and seal until `stop`."""
     async with bus_of(config, bus) as publisher:
-        relay = Relay(config.required("ledger_database_url"), publisher, BILLING_EVENTS, SELECT)
+        relay = Relay(config.required("ledger_database_url"), publisher, BILLING_EVENTS, SELECT, role=ROLE)
         checks = {"relay": relay_check(relay)}
         jobs = (relay.run(stop), SEALING.run(config, stop))
         await run_background(config, stop, *jobs, checks=checks, registry=relay_registry(relay))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import psutil
 import pytest
 
@@ -189,6 +190,22 @@ async def check_pages(run: Running) -> None:
             assert (status, problem["code"]) == (404, "not_found"), path
 
 
+async def check_sessions(run: Running) -> None:
+    """The services are connected by their login roles, each to its own database, and nobody by another."""
+    home = run.data / "postgres"
+    port = (home / "pgdata" / "postmaster.pid").read_text().splitlines()[3]
+    address = f"postgresql://postgres:{(home / 'password').read_text()}@127.0.0.1:{port}/postgres"
+    connection = await asyncpg.connect(address)
+    try:
+        sessions = await connection.fetch(
+            "select usename, datname from pg_stat_activity"
+            " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    assert {tuple(row) for row in sessions} == {(f"{name}_login", name) for name in ("identity", "ledger", "reporting")}
+
+
 def check_log(run: Running) -> None:
     """Every line is an object, and none holds a secret or a patient."""
     lines = [json.loads(line) for line in run.log.splitlines()]
@@ -214,6 +231,7 @@ async def test_it_is_killed_while_it_makes_the_demo_and_goes_on_where_it_was(pla
         assert kept["operator_password"] not in run.said
         assert str(place / "data" / "secrets.json") in run.said
         await check_pages(run)
+        await check_sessions(run)
         version = await check_reports(run)
         assert run.end(signal.SIGINT) == 0
         check_log(run)

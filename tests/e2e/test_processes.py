@@ -23,7 +23,7 @@ import yaml
 
 from deploy import processes
 from deploy.rabbitmq import PrivateRabbit
-from tests.support.databases import Databases
+from tests.support.deployed import SERVICES, compose_postgres, compose_rabbit, database_address
 from tests.support.owners import ROOT
 
 COMPOSE: Final = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -41,11 +41,15 @@ STOP_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class Graph:
-    """Every process of the compose file, with its command and the variables that it gets there, and no others."""
+    """Every process of the compose file, with its command and the variables that it gets there, and no others; before
+    servers that were set up as they are there, with the same users and rights."""
 
     folder: Path
-    amqp_url: str
+    emr_url: str
+    """The broker's address for an integration."""
+    broker: Callable[[str], str]
     databases: Mapping[str, str]
+    """Addresses by variable."""
     session: aiohttp.ClientSession
     ports: dict[str, int] = field(default_factory=lambda: {name: processes.free_port() for name in PROCESSES})
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class Graph:
             "PROBE": port,
             "MLLP_PORT": "0",
             "LOG_LEVEL": "info",
-            "AMQP_URL": self.amqp_url,
+            "AMQP_URL": self.broker(name.partition("-")[0]),
             "IDENTITY_URL": self.url("identity"),
             "LEDGER_URL": self.url("ledger-api"),
             "INTERNAL_CLIENT_SECRET": SECRET,
@@ -77,7 +81,7 @@ class Graph:
             "TMPDIR": str(self.folder),
             "SEAL_DIR": str(self.folder / "seals"),
             **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"), ""),
-            **{f"{service.upper()}_DATABASE_URL": dsn for service, dsn in self.databases.items()},
+            **self.databases,
         }
         given = {variable: ours[variable] for variable in JOBS[name]["environment"]}
         return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **given}
@@ -222,22 +226,23 @@ class Practice:
 
 @pytest.fixture(scope="module")
 async def graph(
-    _rabbit_node: PrivateRabbit, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+    _rabbit_node: PrivateRabbit, server_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Graph]:
     """All of it, on empty databases."""
-    made = {service: await databases.create() for service in ("identity", "ledger", "reporting")}
-    url = _rabbit_node.make_vhost("processes")
-    async with aiohttp.ClientSession() as session:
-        graph = Graph(tmp_path_factory.mktemp("processes"), url, made, session)
-        try:
-            await graph.start_all()
-            yield graph
-        finally:
-            for process in graph.running.values():
-                processes.end(process, seconds=STOP_SECONDS)
-            _rabbit_node.drop_vhost("processes")
-            for dsn in made.values():
-                await databases.drop(dsn)
+    folder = tmp_path_factory.mktemp("processes")
+    with compose_postgres(server_dir / "processes") as server, compose_rabbit(_rabbit_node, folder) as broker:
+        databases = {}
+        for service in SERVICES:
+            databases[f"{service.upper()}_OWNER_DATABASE_URL"] = database_address(server, service, service)
+            databases[f"{service.upper()}_DATABASE_URL"] = database_address(server, f"{service}_login", service)
+        async with aiohttp.ClientSession() as session:
+            graph = Graph(folder, f"{_rabbit_node.url}billing", broker, databases, session)
+            try:
+                await graph.start_all()
+                yield graph
+            finally:
+                for process in graph.running.values():
+                    processes.end(process, seconds=STOP_SECONDS)
 
 
 def test_the_compose_file_has_these_processes() -> None:
@@ -293,7 +298,7 @@ async def publish_to_emr_feed(url: str, code: str) -> None:
 async def test_payments_by_http_and_by_amqp_reach_the_report(graph: Graph) -> None:
     practice = await Practice.made(graph, "ONE")
     posted = await practice.post("first", 12_34)
-    await publish_to_emr_feed(graph.amqp_url, "ONE")
+    await publish_to_emr_feed(graph.emr_url, "ONE")
 
     async def three() -> bool:
         return (await practice.control_totals())[1] == 3

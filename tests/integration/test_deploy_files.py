@@ -7,8 +7,7 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,64 +20,42 @@ from aiormq.exceptions import AMQPError, ChannelAccessRefused
 from yarl import URL
 
 from deploy import debian, processes
-from deploy.postgres import PrivatePostgres, find_binaries
+from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
-
-DEPLOY = Path(__file__).parents[2] / "deploy"
-SERVICES = ("identity", "ledger", "reporting")
+from tests.support.deployed import DEPLOY, SERVICES, compose_postgres, compose_rabbit, database_address
 
 
 @pytest.fixture(scope="module")
-def compose_postgres(server_dir: Path) -> AsyncIterator[PrivatePostgres]:
-    with PrivatePostgres(server_dir / "compose", settings={"fsync": "off"}) as server:
-        environment = {
-            "PATH": f"{find_binaries()}:{os.environ['PATH']}",
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(server.port),
-            "PGPASSWORD": (server.home / "password").read_text(),
-            **{f"{service.upper()}_DB_PASSWORD": f"{service}'s" for service in SERVICES},
-        }
-        subprocess.run(["sh", DEPLOY / "postgres/init.sh"], env=environment, check=True)
-        yield server
-
-
-def dsn(server: PrivatePostgres, user: str, database: str) -> str:
-    return str(URL(server.dsn(database)).with_user(user).with_password(f"{user}'s"))
+def server(server_dir: Path) -> Iterator[PrivatePostgres]:
+    with compose_postgres(server_dir / "compose") as made:
+        yield made
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_each_service_owns_its_database_and_reaches_no_other(
-    compose_postgres: PrivatePostgres, service: str
-) -> None:
-    connection = await asyncpg.connect(dsn(compose_postgres, service, service))
+async def test_each_service_owns_its_database_and_reaches_no_other(server: PrivatePostgres, service: str) -> None:
+    connection = await asyncpg.connect(database_address(server, service, service))
     try:
         await connection.execute("create table posting (id int); insert into posting values (1)")
-        await connection.execute(f"grant select on posting to {service}_app; set role {service}_app")
-        assert await connection.fetchval("select id from posting") == 1
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute("delete from posting")
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute("create table other (id int)")
+        await connection.execute(f"grant select on posting to {service}_app")
         for other in set(SERVICES) - {service}:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(f"set role {other}_app")
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await asyncpg.connect(dsn(compose_postgres, service, other))
     finally:
+        await connection.execute("drop table posting")
         await connection.close()
+    for user in (service, f"{service}_login"):
+        for other in {*SERVICES, "postgres", "template1"} - {service}:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await asyncpg.connect(database_address(server, user, other))
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(str(URL(database_address(server, user, service)).with_password("another")))
 
 
 @pytest.fixture
-def broker(rabbit: PrivateRabbit, tmp_path: Path) -> Any:
-    """Addresses of the services' users, made by the script that compose mounts."""
-    passwords = {f"{service.upper()}_AMQP_PASSWORD": f"{service}-secret" for service in SERVICES}
-    script = ["sh", DEPLOY / "rabbitmq/start.sh", "true"]
-    file = tmp_path / "definitions.json"
-    subprocess.run(script, env={"PATH": os.environ["PATH"], "DEFINITIONS": str(file), **passwords}, check=True)
-    assert file.stat().st_mode & 0o077 == 0
-    rabbit.evaluate(f'{{ok, File}} = file:read_file("{file}"), ok = rabbit_definitions:import_raw(File).')
-    yield lambda user: f"amqp://{user}:{user}-secret@127.0.0.1:{rabbit.port}/billing"
-    rabbit.drop_vhost("billing")
+def broker(rabbit: PrivateRabbit, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Addresses of the services' users."""
+    with compose_rabbit(rabbit, tmp_path) as address:
+        yield address
 
 
 async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
@@ -179,7 +156,7 @@ MAY = {
 async def test_each_user_may_do_what_its_service_needs_and_nothing_else(
     broker: Any, rabbit: PrivateRabbit, user: str
 ) -> None:
-    await _furnish(f"{rabbit.url}billing", rabbit)
+    await _furnish(f"{rabbit.url}billing")
     async with await aio_pika.connect(broker(user)) as connection:
         for act, name in TRIES:
             refused = False
@@ -197,12 +174,8 @@ async def test_each_user_may_do_what_its_service_needs_and_nothing_else(
         await aio_pika.connect(broker(user).replace("-secret", "-guess"))
 
 
-async def _furnish(url: str, rabbit: PrivateRabbit) -> None:
+async def _furnish(url: str) -> None:
     """Everything that can be tried is there; the owner of all is the node's own user."""
-    rabbit.evaluate(
-        'ok = rabbit_auth_backend_internal:set_permissions(<<"billing">>, <<"billing">>,'
-        ' <<".*">>, <<".*">>, <<".*">>, <<"billing">>).'
-    )
     async with await aio_pika.connect(url) as connection, await connection.channel() as channel:
         for name in ("billing.events", "emr.feed"):
             await channel.declare_exchange(name, "topic", durable=True)

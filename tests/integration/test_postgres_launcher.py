@@ -88,7 +88,7 @@ def test_it_is_durable_private_and_the_same_everywhere(server: PrivatePostgres) 
 def test_databases_and_roles_are_made_once_whatever_their_names(server: PrivatePostgres) -> None:
     for _ in range(2):
         server.ensure_database("o'b\"rien")
-        server.ensure_role("ledger_app")
+        server.ensure_login("ledger", "o'b\"rien")
     assert server.execute("select count(*) from pg_database where datname = 'o''b\"rien'").strip() == "1"
     assert server.execute("select rolcanlogin from pg_roles where rolname = 'ledger_app'").strip() == "f"
 

@@ -125,14 +125,32 @@ def test_the_order_of_start(services: dict[str, Any]) -> None:
 
 def test_a_service_knows_its_own_database_only(services: dict[str, Any]) -> None:
     for name in (*APIS, *WORKERS, *MIGRATIONS):
-        owner = name.partition("-")[0]
+        own = name.partition("-")[0]
+        user, key, password = (
+            (own, f"{own.upper()}_OWNER_DATABASE_URL", f"{own.upper()}_OWNER_PASSWORD")
+            if name in MIGRATIONS
+            else (f"{own}_login", f"{own.upper()}_DATABASE_URL", f"{own.upper()}_DB_PASSWORD")
+        )
         urls = {key: value for key, value in services[name]["environment"].items() if key.endswith("_DATABASE_URL")}
-        key = f"{owner.upper()}_DATABASE_URL"
-        assert urls == {key: f"postgresql://{owner}:value-of-{owner.upper()}_DB_PASSWORD@postgres:5432/{owner}"}
-    holders = {name for name, service in services.items() if "OPERATOR_PASSWORD" in service.get("environment", {})}
-    assert holders == {"identity"}
-    sealing = {name for name, service in services.items() if "IDENTITY_SECRETS_KEY" in service.get("environment", {})}
-    assert sealing == {"identity", "identity-relay", "identity-migrate"}
+        assert urls == {key: f"postgresql://{user}:value-of-{password}@postgres:5432/{own}"}
+
+
+@pytest.mark.parametrize(
+    ("secret", "holders"),
+    [
+        ("OPERATOR_PASSWORD", {"identity"}),
+        ("IDENTITY_SECRETS_KEY", {"identity", "identity-relay"}),
+        ("INTERNAL_CLIENT_SECRET", {*APIS, *WORKERS}),
+        ("POSTGRES_PASSWORD", {"postgres"}),
+        *(
+            (f"{one.upper()}_OWNER_PASSWORD", {"postgres", f"{one}-migrate"})
+            for one in ("identity", "ledger", "reporting")
+        ),
+    ],
+)
+def test_who_is_told_a_secret(services: dict[str, Any], secret: str, holders: set[str]) -> None:
+    told = {name for name, service in services.items() if f"value-of-{secret}" in str(service.get("environment", {}))}
+    assert told == holders
 
 
 def test_only_the_proxy_is_open_to_the_world(config: dict[str, Any], services: dict[str, Any]) -> None:
