@@ -29,9 +29,9 @@ cat > "${DEFINITIONS:-/tmp/definitions.json}" <<JSON
     $(rights reporting 'billing\\.events|(access\\.)?reporting\\..*' '(access\\.)?reporting\\..*|amq\\.default' 'billing\\.events|(access\\.)?reporting\\..*')
   ],
   "topic_permissions": [
-    $(topics identity 'identity\\..*' ''),
-    $(topics ledger 'ledger\\..*' 'identity\\..*'),
-    $(topics reporting '' '(identity|ledger)\\..*')
+    $(topics identity 'identity\\..*|heartbeat\\.identity' ''),
+    $(topics ledger 'ledger\\..*' 'identity\\..*|heartbeat\\.identity'),
+    $(topics reporting '' '(identity|ledger)\\..*|heartbeat\\.identity')
   ]
 }
 JSON

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -333,6 +334,28 @@ async def test_the_correlation_id_goes_from_the_request_into_the_event(graph: Gr
 @pytest.mark.parametrize("name", ["ledger-relay", "reporting-consumer"])
 def test_the_correlation_id_is_in_the_logs_behind_the_request(graph: Graph, name: str) -> None:
     assert [line for line in graph.lines(name) if FOLLOWED in json.dumps(line)]
+
+
+@pytest.mark.parametrize("name", ["ledger-api", "reporting-api"])
+async def test_identity_is_heard_with_the_rights_of_the_compose_file(graph: Graph, name: str) -> None:
+    """News of changed access becomes younger with each heartbeat: it is published, and the queue could be bound."""
+    ages = [await silence(graph, name)]
+
+    async def heard_again() -> bool:
+        ages.append(await silence(graph, name))
+        return ages[-1] < ages[-2]
+
+    await eventually(heard_again, 20, f"no heartbeat is heard by {name}")
+    assert ages[-1] < 30
+    refusals = [line for process in graph.logs for line in graph.lines(process) if "ACCESS_REFUSED" in str(line)]
+    assert not refusals
+
+
+async def silence(graph: Graph, name: str) -> float:
+    async with graph.session.get(f"{graph.url(name)}/metrics") as response:
+        found = re.search(r"^access_silence_seconds (\S+)$", await response.text(), re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 @pytest.mark.fault

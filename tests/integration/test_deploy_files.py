@@ -22,6 +22,7 @@ from yarl import URL
 from deploy import debian, processes
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
+from shared.contracts import identity_events, ledger_events
 from tests.support.deployed import DEPLOY, SERVICES, compose_postgres, compose_rabbit, database_address
 
 
@@ -87,7 +88,8 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
     for user in allowed:
         async with await aio_pika.connect(broker(user)) as connection, await connection.channel() as channel:
             ear = await channel.declare_queue(f"access.{user}.1", exclusive=True, auto_delete=True)
-            await ear.bind("billing.events", "identity.access.changed.v1")
+            await ear.bind("billing.events", identity_events.ACCESS_CHANGED)
+            await ear.bind("billing.events", identity_events.HEARTBEAT_KEY)
             await ear.consume(print, no_ack=True)
     for user, other in (("ledger", "reporting"), ("reporting", "ledger"), ("identity", "identity")):
         async with await aio_pika.connect(broker(user)) as connection:
@@ -123,20 +125,31 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
 
 
 QUEUES = ("identity.x.v1", "ledger.x.v1", "ledger.x.v1.dead", "reporting.x.v1", "other.x.v1")
+SAID = {
+    "identity": (*identity_events.STATES, identity_events.HEARTBEAT_KEY, "identity.later.v2"),
+    "ledger": (ledger_events.POSTING, "ledger.later.v2"),
+    "reporting": ("reporting.later.v2",),
+    "nobody": ("nobody.v1", "heartbeat.ledger", "identity", "ledger", "emr.payment.posted.v1", ""),
+}
+"""Topics, by who says them. Reporting says nothing, and may not."""
+HEARD = ("identity.#", identity_events.ACCESS_CHANGED, identity_events.HEARTBEAT_KEY)
 TRIES = [
     *(("declare exchange", name) for name in ("billing.events", "emr.feed", "other")),
-    *((f"publish {topic}", "billing.events") for topic in ("identity.nobody.v1", "ledger.nobody.v1", "nobody.v1")),
+    *((f"publish {topic}", "billing.events") for topics in SAID.values() for topic in topics),
     *(("publish emr.nobody.v1", name) for name in ("emr.feed", "amq.topic", "amq.fanout")),
     *((act, name) for act in ("declare queue", "consume", "purge", "delete queue") for name in QUEUES),
-    *((f"bind billing.events {topic}", name) for topic in ("identity.#", "ledger.#", "#") for name in QUEUES),
+    *((f"bind billing.events {topic}", name) for topic in (*HEARD, "ledger.#", "heartbeat.#", "#") for name in QUEUES),
     *(("bind emr.feed #", name) for name in QUEUES),
 ]
-OWN = ("declare queue", "consume", "purge", "delete queue", "bind billing.events identity.#")
+OWN = ("declare queue", "consume", "purge", "delete queue", *(f"bind billing.events {topic}" for topic in HEARD))
 MAY = {
-    "identity": {("declare exchange", "billing.events"), ("publish identity.nobody.v1", "billing.events")},
+    "identity": {
+        ("declare exchange", "billing.events"),
+        *((f"publish {topic}", "billing.events") for topic in SAID["identity"]),
+    },
     "ledger": {
         *(("declare exchange", name) for name in ("billing.events", "emr.feed")),
-        ("publish ledger.nobody.v1", "billing.events"),
+        *((f"publish {topic}", "billing.events") for topic in SAID["ledger"]),
         *((act, name) for act in (*OWN, "bind emr.feed #") for name in QUEUES if name.startswith("ledger.")),
     },
     "reporting": {
