@@ -5,8 +5,8 @@ set -eu
 umask 077
 
 user() { printf '{"name": "%s", "password": "%s", "tags": []}' "$1" "$2"; }
-# Arguments: user, what it may declare, what it may write to, what it may read. Writing to the default exchange
-# (amq.default) is how parked messages reach a dead-letter queue.
+# Arguments: user, what it may declare, what it may write to, what it may read. Nobody may write to the default exchange
+# (amq.default): that is writing to everybody's queues. Parked messages go by an exchange of the queue's own name.
 rights() {
   printf '{"user": "%s", "vhost": "billing", "configure": "^(%s)$", "write": "^(%s)$", "read": "^(%s)$"}' "$@"
 }
@@ -25,8 +25,8 @@ cat > "${DEFINITIONS:-/tmp/definitions.json}" <<JSON
   ],
   "permissions": [
     $(rights identity 'billing\\.events' 'billing\\.events' ''),
-    $(rights ledger 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*' 'billing\\.events|(access\\.)?ledger\\..*|amq\\.default' 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*'),
-    $(rights reporting 'billing\\.events|(access\\.)?reporting\\..*' '(access\\.)?reporting\\..*|amq\\.default' 'billing\\.events|(access\\.)?reporting\\..*')
+    $(rights ledger 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*' 'billing\\.events|(access\\.)?ledger\\..*' 'billing\\.events|emr\\.feed|(access\\.)?ledger\\..*'),
+    $(rights reporting 'billing\\.events|(access\\.)?reporting\\..*' '(access\\.)?reporting\\..*' 'billing\\.events|(access\\.)?reporting\\..*')
   ],
   "topic_permissions": [
     $(topics identity 'identity\\..*|heartbeat\\.identity' ''),

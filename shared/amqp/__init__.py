@@ -29,7 +29,7 @@ class AmqpBus:
         link = Link(self._url, "declare")
         try:
             for subscription in subscriptions:
-                await declare_subscription(await link.channel(), subscription)
+                await declare_subscription(link, subscription)
         finally:
             await link.drop()
 

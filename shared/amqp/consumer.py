@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
 from shared.amqp.link import Link, deadline
 from shared.amqp.topology import declare_subscription
@@ -34,11 +34,16 @@ async def consume(link: Link, subscription: Subscription, handler: Handler, stop
     pauses = backoff()
     while not stop.is_set():
         session: _Session | None = None
+        reached = False
         try:
-            session = _Session(await link.channel(), subscription, handler)
+            await link.channel()
+            reached = True
+            async with deadline(BROKER_SECONDS):
+                queue = await declare_subscription(link, subscription)
+            session = _Session(await link.channel(), queue, subscription, handler)
             await session.run(stop)
         except Exception as error:
-            failures += session is not None and not session.useful
+            failures += reached and (session is None or not session.useful)
             where = {"queue": subscription.queue, "failures": failures}
             log.warning("consumer_interrupted", error=type(error).__name__, reason=str(error)[:200], **where)
             if failures == MAX_FAILURES:
@@ -55,8 +60,11 @@ class _SessionLost(Exception):
 
 
 class _Session:
-    def __init__(self, channel: AbstractChannel, subscription: Subscription, handler: Handler) -> None:
+    def __init__(
+        self, channel: AbstractChannel, queue: AbstractQueue, subscription: Subscription, handler: Handler
+    ) -> None:
         self._channel = channel
+        self._queue = queue
         self._subscription = subscription
         self._handler = handler
         self._buffer: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
@@ -88,8 +96,7 @@ class _Session:
         async with deadline(BROKER_SECONDS):
             # Two batches: one in hand, one on its way. This also bounds the buffer and what a crash makes come again.
             await self._channel.set_qos(prefetch_count=2 * self._subscription.batch_size)
-            queue = await declare_subscription(self._channel, self._subscription)
-            await queue.consume(self._buffer.put)
+            await self._queue.consume(self._buffer.put)
 
     def _end(self) -> None:
         self._over.set()

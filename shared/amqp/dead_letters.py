@@ -9,7 +9,7 @@ from aio_pika import Message as AmqpMessage
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from shared.amqp.link import Link, deadline
-from shared.amqp.topology import dead_letter_queue
+from shared.amqp.topology import AGAIN, dead_letter_queue
 
 RETURN_SECONDS = 10.0
 
@@ -34,6 +34,7 @@ async def dead_letters(url: str, queue: str, *, replay: bool = False) -> list[De
     try:
         channel = await link.channel()
         dead = await channel.declare_queue(dead_letter_queue(queue), passive=True)
+        own = await channel.get_exchange(queue)
         # A letter that is parked again comes back to the end of the dead letters: stop at those that were there.
         there = dead.declaration_result.message_count or 0
         while len(letters) < there:
@@ -42,7 +43,7 @@ async def dead_letters(url: str, queue: str, *, replay: bool = False) -> list[De
                 break
             if replay:
                 # Returned and refused messages raise here, and the letter stays where it is.
-                await channel.default_exchange.publish(_again(incoming), queue, mandatory=True)
+                await own.publish(_again(incoming), AGAIN, mandatory=True)
                 await incoming.ack()
             letters.append(incoming)
         if letters and not replay:

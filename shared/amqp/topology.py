@@ -9,7 +9,9 @@ from uuid import uuid4
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
+from aiormq.exceptions import ChannelPreconditionFailed
 
+from shared.amqp.link import Link
 from shared.bus import Broadcast, Subscription
 
 # Every return of a message counts, also one by a consumer that died holding it: with a low limit a crash loop would
@@ -17,6 +19,10 @@ from shared.bus import Broadcast, Subscription
 DELIVERY_LIMIT: Final = 50
 # A quorum queue without a limit drops after 20 deliveries from RabbitMQ 4.0 on, and looking at a dead letter is one.
 NO_LIMIT: Final = 1_000_000_000
+# Keys of a queue's own exchange, which has the queue's name. Over the default exchange, which others use for this, who
+# may write to one queue may write to all of them, and so speak in everybody's name.
+_DEAD: Final = "dead"
+AGAIN: Final = "again"
 
 
 def dead_letter_queue(queue: str) -> str:
@@ -29,22 +35,41 @@ async def declare_exchange(channel: AbstractChannel, name: str) -> AbstractExcha
     return await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
 
 
-async def declare_subscription(channel: AbstractChannel, subscription: Subscription) -> AbstractQueue:
-    """The exchange, the dead-letter queue, the queue and its bindings."""
+async def declare_subscription(link: Link, subscription: Subscription) -> AbstractQueue:
+    """The exchange, the dead-letter queue, the queue and its bindings; answers the queue, on the link's channel.
+
+    A queue that an earlier version made keeps the arguments that it was made with."""
+    try:
+        return await _declare(await link.channel(), subscription, {})
+    except ChannelPreconditionFailed:
+        earlier = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead_letter_queue(subscription.queue)}
+        return await _declare(await link.channel(), subscription, earlier)
+
+
+async def _declare(
+    channel: AbstractChannel, subscription: Subscription, other_arguments: dict[str, Any]
+) -> AbstractQueue:
     await declare_exchange(channel, subscription.exchange)
-    dead = dead_letter_queue(subscription.queue)
+    own = await channel.declare_exchange(subscription.queue, ExchangeType.DIRECT, durable=True)
     # With a limit a returned message goes back to the front; without, to the back.
-    await channel.declare_queue(dead, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT})
+    dead = await channel.declare_queue(
+        dead_letter_queue(subscription.queue),
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT},
+    )
+    await dead.bind(own, _DEAD)
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
         "x-delivery-limit": DELIVERY_LIMIT,
-        "x-dead-letter-exchange": "",  # the default exchange, which routes to the queue named by the key
-        "x-dead-letter-routing-key": dead,
+        "x-dead-letter-exchange": own.name,
+        "x-dead-letter-routing-key": _DEAD,
         "x-dead-letter-strategy": "at-least-once",  # needs the overflow rule below
         "x-overflow": "reject-publish",
+        **other_arguments,
     }
     queue = await channel.declare_queue(subscription.queue, durable=True, arguments=arguments)
+    await queue.bind(own, AGAIN)
     for routing_key in subscription.routing_keys:
         await queue.bind(subscription.exchange, routing_key)
     return queue

@@ -91,6 +91,7 @@ class TidyBus(AmqpBus):
         for queue in self.queues:
             await channel.queue_delete(queue)
             await channel.queue_delete(dead_letter_queue(queue))
+            await channel.exchange_delete(queue)
         await super().close()
 
 

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from yarl import URL
 from deploy import debian, processes
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
+from shared.amqp import AmqpBus
+from shared.amqp.dead_letters import dead_letters
+from shared.bus import Message, Outcome, Subscription
 from shared.contracts import identity_events, ledger_events
 from tests.support.deployed import DEPLOY, SERVICES, compose_postgres, compose_rabbit, database_address
 
@@ -62,21 +65,10 @@ def broker(rabbit: PrivateRabbit, tmp_path: Path) -> Iterator[Callable[[str], st
 async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
     allowed = {"ledger": "ledger.emr.v1", "reporting": "reporting.events.v1"}
     for user, name in allowed.items():
-        async with await aio_pika.connect(broker(user)) as connection, await connection.channel() as channel:
-            events = await channel.declare_exchange("billing.events", "topic", durable=True)
-            await channel.declare_queue(f"{name}.dead", durable=True, arguments={"x-queue-type": "quorum"})
-            queue = await channel.declare_queue(
-                name,
-                durable=True,
-                arguments={
-                    "x-queue-type": "quorum",
-                    "x-dead-letter-exchange": "",
-                    "x-dead-letter-routing-key": f"{name}.dead",
-                    "x-dead-letter-strategy": "at-least-once",
-                    "x-overflow": "reject-publish",
-                },
-            )
-            await queue.bind(events, {"ledger": "identity.#", "reporting": "ledger.#"}[user])
+        bus = AmqpBus(broker(user))
+        heard = {"ledger": "identity.#", "reporting": "ledger.#"}[user]
+        await bus.declare([Subscription(name, "billing.events", (heard,))])
+        await bus.close()
     async with await aio_pika.connect(broker("identity")) as connection, await connection.channel() as channel:
         events = await channel.declare_exchange("billing.events", "topic", durable=True)
         await events.publish(aio_pika.Message(b"{}"), "identity.user_changed.v1")
@@ -124,6 +116,54 @@ async def test_each_service_may_use_its_own_queues_only(broker: Any) -> None:
             await queue.bind("billing.events", "#")
 
 
+@pytest.mark.parametrize("made_by_an_earlier_version", [False, True])
+async def test_what_is_parked_is_kept_and_replayed_with_the_rights_of_a_service(
+    broker: Any, rabbit: PrivateRabbit, made_by_an_earlier_version: bool
+) -> None:
+    """Which has none to write to the default exchange. Earlier versions let their queues park by that one."""
+    feed = Subscription("ledger.parked.v1", "emr.feed", ("emr.#",))
+    seen: list[str] = []
+
+    async def handle(batch: Sequence[Message]) -> Sequence[Outcome]:
+        seen.extend(message.message_id for message in batch)
+        return [Outcome.PARK if seen.count(message.message_id) == 1 else Outcome.DONE for message in batch]
+
+    async def until_parked(number: int) -> None:
+        async with asyncio.timeout(20):
+            while len(await dead_letters(broker("ledger"), feed.queue)) != number:
+                await asyncio.sleep(0.05)
+
+    async with await aio_pika.connect(f"{rabbit.url}billing") as connection, await connection.channel() as channel:
+        exchange = await channel.declare_exchange("emr.feed", "topic", durable=True)
+        if made_by_an_earlier_version:
+            arguments: dict[str, Any] = {
+                "x-queue-type": "quorum",
+                "x-single-active-consumer": True,
+                "x-delivery-limit": 50,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": f"{feed.queue}.dead",
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+            }
+            await channel.declare_queue(feed.queue, durable=True, arguments=arguments)
+        bus, stop = AmqpBus(broker("ledger")), asyncio.Event()
+        await bus.declare([feed])
+        consuming = asyncio.create_task(bus.consume(feed, handle, stop))
+        for number in range(3):
+            await exchange.publish(aio_pika.Message(b"{}", message_id=str(number)), "emr.payment.posted.v1")
+        await until_parked(3)
+        replayed = await dead_letters(broker("ledger"), feed.queue, replay=True)
+        assert [letter.message_id for letter in replayed] == ["0", "1", "2"]
+        await until_parked(0)
+        async with asyncio.timeout(20):
+            while len(seen) < 6:
+                await asyncio.sleep(0.05)
+        stop.set()
+        await consuming
+        await bus.close()
+    assert seen == ["0", "1", "2"] * 2
+
+
 QUEUES = ("identity.x.v1", "ledger.x.v1", "ledger.x.v1.dead", "reporting.x.v1", "other.x.v1")
 SAID = {
     "identity": (*identity_events.STATES, identity_events.HEARTBEAT_KEY, "identity.later.v2"),
@@ -140,6 +180,7 @@ TRIES = [
     *((act, name) for act in ("declare queue", "consume", "purge", "delete queue") for name in QUEUES),
     *((f"bind billing.events {topic}", name) for topic in (*HEARD, "ledger.#", "heartbeat.#", "#") for name in QUEUES),
     *(("bind emr.feed #", name) for name in QUEUES),
+    *((f"publish {name}", "") for name in QUEUES),  # the default exchange, which leads into every queue
 ]
 OWN = ("declare queue", "consume", "purge", "delete queue", *(f"bind billing.events {topic}" for topic in HEARD))
 MAY = {
@@ -200,7 +241,7 @@ async def _try(channel: Any, act: str, name: str) -> None:
     if act == "declare exchange":
         await channel.declare_exchange(name, "topic", durable=True)
     elif act.startswith("publish "):
-        exchange = await channel.get_exchange(name, ensure=False)
+        exchange = await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
         await exchange.publish(aio_pika.Message(b"{}"), act.partition(" ")[2], mandatory=False)
     elif act == "declare queue":
         await channel.declare_queue(name, durable=True)
