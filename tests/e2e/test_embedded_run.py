@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from deploy.processes import free_port, wait_until
+from tests.support.deployed import SERVICES, compose_postgres, database_address
 from tests.support.owners import ROOT, owner
 
 RUN = """
@@ -44,6 +45,9 @@ GROUPS = {
     ("Sam Ellery", "manual"): 12_00,
 }
 LAST_LINE = "payment-balancing"
+SESSIONS = """
+select distinct usename, datname from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
 STOP_SECONDS = 10.0
 
 
@@ -197,13 +201,10 @@ async def check_sessions(run: Running) -> None:
     address = f"postgresql://postgres:{(home / 'password').read_text()}@127.0.0.1:{port}/postgres"
     connection = await asyncpg.connect(address)
     try:
-        sessions = await connection.fetch(
-            "select usename, datname from pg_stat_activity"
-            " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-        )
+        sessions = await connection.fetch(SESSIONS)
     finally:
         await connection.close()
-    assert {tuple(row) for row in sessions} == {(f"{name}_login", name) for name in ("identity", "ledger", "reporting")}
+    assert {tuple(row) for row in sessions} == {(f"{name}_login", name) for name in SERVICES}
 
 
 def check_log(run: Running) -> None:
@@ -265,6 +266,24 @@ async def test_it_runs_for_an_ordinary_user_behind_closed_doors(server_dir: Path
         assert len({process.username() for process in run.family()}) == 1
         assert run.end(signal.SIGINT) == 0
         assert "Demo" not in run.said
+
+
+async def test_real_servers_are_migrated_by_their_owners_and_used_without(place: Path, server_dir: Path) -> None:
+    with compose_postgres(server_dir / "given") as server:
+        addresses = {}
+        for name in SERVICES:
+            addresses[f"{name.upper()}_DATABASE_URL"] = database_address(server, f"{name}_login", name)
+            addresses[f"{name.upper()}_OWNER_DATABASE_URL"] = database_address(server, name, name)
+        given = f"import os; os.environ.update({addresses!r})\n"
+        port, data = free_port(), place / "data"
+        with owner(given + RUN, str(port), str(data), "0", home=place) as process:
+            run = Running(process, port, data)
+            assert "PostgreSQL" not in run.read_to("Ready at")
+            assert {line.strip() for line in server.execute(SESSIONS).splitlines()} == {
+                f"{n}_login|{n}" for n in SERVICES
+            }
+            process.send_signal(signal.SIGINT)
+            assert process.wait(STOP_SECONDS) == 0
 
 
 @pytest.mark.parametrize("fault", ["port", "folder"])
