@@ -20,6 +20,7 @@ CrashPoint = Literal[
     "consumer.after_handle_before_ack",
     "consumer.after_ack",
     "csv.after_chunk",
+    "fhir.after_chunk",
     "watched.after_claim",
     "watched.after_commit",
     "watched.after_move",

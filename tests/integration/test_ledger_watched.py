@@ -15,12 +15,9 @@ import asyncio
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -30,60 +27,21 @@ from uuid import UUID
 import pytest
 
 from services.ledger.feeds import files, watched, watched_folders
-from services.ledger.feeds.watched import Watcher
 from shared.config import Config
 from shared.errors import Unavailable
 from tests.support.csv_files import PAYMENTS, TOTALLED, agree, row, table, total_row
 from tests.support.databases import Databases
+from tests.support.drop import Drop, counts, ended, process
 from tests.support.feed_work import charge_of, check, claim, service, true
 from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import Company, LedgerStack
-from tests.support.owners import ROOT
 from tests.support.x12_builder import x12_file
-
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
 
 
 @pytest.fixture(scope="module")
 async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
     async with LedgerStack.fresh(databases) as running:
         yield running
-
-
-class Drop:
-    """A company's folder, and how its sender uses it."""
-
-    def __init__(self, company: Company, root: Path) -> None:
-        self.company, self.root = company, root
-        self.base = root / str(company.company_id)
-        for kind in ("x12", "hl7", "csv/bank"):
-            (self.base / "incoming" / kind).mkdir(parents=True)
-
-    def put(self, name: str, content: bytes) -> Path:
-        path = self.base / "incoming" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def watcher(self, settle_seconds: float = 0) -> Watcher:
-        return Watcher(self.company.stack.ledger, self.root, settle_seconds=settle_seconds)
-
-    def at(self, place: str) -> list[str]:
-        """Files there, by kind and the name that the sender gave."""
-        top = self.base / place
-        found = [path.relative_to(top) for path in top.rglob("*") if not path.is_dir() and ".reason." not in path.name]
-        return sorted(str(path.parent / path.name[37:] if place != "incoming" else path) for path in found)
-
-    def reasons(self) -> Counter[str]:
-        found = [json.loads(path.read_bytes()) for path in (self.base / "failed").rglob("*.reason.json")]
-        return Counter(one["code"] for one in found)
-
-    def feed_ids(self) -> set[str]:
-        return {path.name[:36] for path in (self.base / "done").rglob("*") if path.is_file()}
-
-    async def feeds(self) -> list[Any]:
-        items: list[Any] = (await self.company.get("/v1/feeds", limit=500))["items"]
-        return items
 
 
 @pytest.fixture
@@ -95,10 +53,6 @@ async def drop(stack: LedgerStack, tmp_path: Path) -> Drop:
 
 def payments(company: Company, count: int, start: int = 0) -> list[dict[str, str]]:
     return [row(company.locations[0], n) for n in range(start, start + count)]
-
-
-def counts(feed: Any) -> tuple[int, ...]:
-    return tuple(feed[name] for name in COUNTS)
 
 
 # -- happy paths -----------------------------------------------------------------------------------------------------
@@ -469,22 +423,6 @@ async def test_a_file_that_was_moved_on_just_before_the_lock_is_let_alone(
     monkeypatch.setattr(fcntl, "flock", flock)
     with watched_folders.held(claimed) as file:
         assert file is None
-
-
-def process(drop: Drop, crash_at: str = "") -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.watch_process", drop.company.stack.dsn, str(drop.root)],
-        cwd=ROOT,
-        env={**os.environ, "CRASH_AT": crash_at},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-async def ended(running: subprocess.Popen[bytes]) -> int:
-    _, said = await asyncio.to_thread(running.communicate, timeout=60)
-    assert running.returncode in (0, -signal.SIGKILL), said.decode()[-3000:]
-    return running.returncode
 
 
 @pytest.mark.fault

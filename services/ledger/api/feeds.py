@@ -73,14 +73,12 @@ async def resume_abandoned(app: web.Application) -> None:
 
 async def take_up_abandoned(app: web.Application) -> None:
     """Finish abandoned feeds, one after the other. Everything is keyed by content, so nothing doubles."""
-    pool = app[LEDGER].pool
-    for feed in await intake.abandoned(pool):
+    for feed in await intake.abandoned(app[LEDGER].pool):
         try:
-            if feed.format in files.READINGS and await intake.is_whole(pool, feed):
+            if await files.can_be_finished(app[LEDGER], feed):
                 await work_off(app, feed, str(uuid7()))
             else:
-                # Its sender got no answer and sends it again; what was posted by then answers as it did.
-                await intake.close_feed(pool, feed)
+                await files.give_up(app[LEDGER], feed)
         except Exception:
             log.error("feed_not_worked_off", feed_id=str(feed.feed_id), exc_info=True)
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import date
+from io import BytesIO
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from services.ledger.api.common import ledger, readers, whole
-from services.ledger.feeds import fhir_store, intake
+from services.ledger.feeds import files, intake
 from services.ledger.feeds.fhir.answer import MEDIA_TYPE, capability_statement, operation_outcome
 from services.ledger.feeds.fhir.issues import Issue
 from services.ledger.feeds.fhir.model import Outcome
-from services.ledger.feeds.fhir.reader import ACCEPTED
-from services.ledger.feeds.fhir_posting import ask_all, post_feed, understood
-from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.fhir_input import FhirInput, FhirUnreadable, alone
+from services.ledger.feeds.files import Arrival
 from shared.access.principal import Guard
 from shared.errors import PayloadTooLarge
-from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 
 _UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
@@ -35,37 +34,24 @@ async def resources(call: Call) -> web.Response:
     try:
         body = await whole(call.request)
     except PayloadTooLarge:
-        return _refusal([_alone(Issue("too_large"))], 413)
+        return _refusal([alone(Issue("too_large"))], 413)
     company_id, client_id = call.principal.company, call.principal.client_id
-    found = await understood(ledger(call), company_id, body)
-    if refused := _unreadable(found):
+    reading = files.fhir(FhirInput(client_id=client_id if call.principal.is_emr else None))
+    try:
+        post = await reading.examine(lambda: [body])
+    except FhirUnreadable as unreadable:
+        refused = unreadable.refused
         return _refusal(refused, 400 if refused[0].issues[0].code in _NOT_JSON else 422)
-    await ledger(call).learn({company_id})
     digest = hashlib.sha256(body).digest()
-    interrupted = await intake.unfinished(ledger(call).pool, company_id, digest, fhir_store.FORMAT)
-    feed = Feed(company_id, interrupted or uuid7(), fhir_store.FORMAT, "emr")
-    await intake.open_feed(ledger(call).pool, feed, channel="http", sender=client_id, body_hash=digest, chunks=[body])
-    asked = await ask_all(ledger(call), feed, found, client_id if call.principal.is_emr else None)
-    await post_feed(ledger(call), feed, asked, call.correlation_id)
-    await intake.close_feed(ledger(call).pool, feed)
+    feed = await files.keep(
+        ledger(call), reading, Arrival(company_id, "http", client_id, digest, len(body), BytesIO(body))
+    )
+    await post(ledger(call), feed, call.correlation_id)
     return json_response(await intake.read_feed(readers(call), company_id, feed.feed_id))
 
 
 async def metadata(_: Call) -> web.Response:
     return _fhir(capability_statement(software_version=_VERSION, released=_RELEASED))
-
-
-def _unreadable(found: Sequence[Outcome]) -> list[Outcome]:
-    """Why there is nothing here to keep: one fault of all of it, or no resource that anybody could work with."""
-    if any(issue.severity == "fatal" for outcome in found for issue in outcome.issues):
-        return list(found)
-    if any(outcome.state != "refused" or outcome.kind in ACCEPTED for outcome in found):
-        return []
-    return list(found) or [_alone(Issue("nothing_known", "Bundle.entry"))]
-
-
-def _alone(issue: Issue) -> Outcome:
-    return Outcome(0, issue.expression, "", "refused", issues=(issue,))
 
 
 def _refusal(outcomes: Sequence[Outcome], status: int) -> web.Response:

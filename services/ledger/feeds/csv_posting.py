@@ -101,7 +101,7 @@ class Posting:
     async def _take(
         self, ledger: Ledger, feed: Feed, chunk: Sequence[Entry], clinics: Clinics, correlation_id: str
     ) -> None:
-        counted = await csv_store.counted(ledger.pool, feed, [_item_id(feed, entry.row) for entry in chunk])
+        counted = await intake.counted(ledger.pool, feed, [_item_id(feed, entry.row) for entry in chunk])
         posted: list[tuple[EmrEvent, FeedItem]] = []
         aside: list[tuple[FeedItem, str, dict[str, Any]]] = []
         for entry in chunk:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
 
@@ -82,15 +82,6 @@ async def delete_profile(pool: asyncpg.Pool, company_id: UUID, name: str) -> Non
         )
     if found is None:
         raise NotFound()
-
-
-async def counted(pool: asyncpg.Pool, feed: Feed, item_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of these have an outcome from before an interruption."""
-    rows = await pool.fetch(
-        "select item_id from feed_item where company_id = $1 and feed_id = $2 and item_id = any ($3)",
-        *(feed.company_id, feed.feed_id, item_ids),
-    )
-    return {row["item_id"] for row in rows}
 
 
 async def set_aside(pool: asyncpg.Pool, feed: Feed, items: Collection[tuple[FeedItem, str, dict[str, Any]]]) -> None:

@@ -24,6 +24,7 @@ from services.ledger.feeds.fhir_store import NOTHING, Name, Record
 from services.ledger.feeds.intake import Feed
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
+from shared.crash import point
 
 _CHUNK: Final = 200
 _TRIES: Final = 5
@@ -70,8 +71,10 @@ async def _known(ledger: Ledger, company_id: UUID, client_id: str | None) -> Kno
 
 
 async def post_feed(ledger: Ledger, feed: Feed, asked: Sequence[Asked], correlation_id: str) -> None:
-    """Post all resources of a feed. Raises Unavailable when the books are away: what was posted by then answers as
-    it did."""
+    """Post all resources of a feed that have no outcome from before an interruption: one that waits by now is not
+    posted behind its count. Raises Unavailable when the books are away: what was posted by then answers as it did."""
+    counted = await intake.counted(ledger.pool, feed, [_item_id(feed, one) for one in asked])
+    asked = [one for one in asked if _item_id(feed, one) not in counted]
     await fhir_store.record(ledger.pool, feed, [_record(feed, one) for one in asked if one.act is None])
 
     def command_of(one: Asked) -> Command:
@@ -79,13 +82,18 @@ async def post_feed(ledger: Ledger, feed: Feed, asked: Sequence[Asked], correlat
         key = f"fhir:{feed.feed_id}:{one.index}"
         return command(feed.company_id, one, key, item, correlation_id)
 
-    for one, verdict in await post_all(ledger, feed.company_id, asked, command_of):
+    pulse = intake.Pulse(ledger.pool, feed)
+    for one, verdict in await post_all(ledger, feed.company_id, asked, command_of, pulse):
         if one.item is not None:
             await intake.record_failure(ledger.pool, feed, one.item, verdict.problem)
 
 
 async def post_all(
-    ledger: Ledger, company_id: UUID, asked: Sequence[Asked], command_of: Callable[[Asked], Command]
+    ledger: Ledger,
+    company_id: UUID,
+    asked: Sequence[Asked],
+    command_of: Callable[[Asked], Command],
+    pulse: intake.Pulse | None = None,
 ) -> list[tuple[Command, Verdict]]:
     """Post what asks for something, in an order in which the one finds the other: what takes payments back, charges,
     payers' payments, and last the notices that only say that a payment was made."""
@@ -93,6 +101,9 @@ async def post_all(
     done: list[tuple[Command, Verdict]] = []
     for chunk in _chunks(waiting):
         done += await _post(ledger, company_id, [command_of(one) for one in chunk])
+        point("fhir.after_chunk")
+        if pulse is not None:
+            await pulse.beat()
     return done
 
 

@@ -14,10 +14,12 @@ from uuid import UUID
 
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.csv_posting import CsvFile
+from services.ledger.feeds.fhir_input import FhirInput
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.stored import PIECE, Chunks, stored
 from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.service import Ledger
+from shared.db import acquire
 from shared.errors import Invalid
 from shared.ids import uuid7
 
@@ -75,9 +77,15 @@ def csv(file: CsvFile) -> Reading:
     return Reading("csv", "emr", file.examine, file.model_dump_json())
 
 
+def fhir(input: FhirInput) -> Reading:
+    """A resource or a Bundle, by the word of whoever sent it."""
+    return Reading("fhir", "emr", input.examine, input.model_dump_json())
+
+
 READINGS: Final[Mapping[str, Callable[[str | None], Reading]]] = {
     "x12": lambda _: X12,
     "csv": lambda kept: csv(CsvFile.model_validate_json(kept or "")),
+    "fhir": lambda kept: fhir(FhirInput.model_validate_json(kept or "")),
 }
 """How feeds are read that can be finished from their raw form, by format; from what was kept with them."""
 
@@ -105,6 +113,25 @@ async def keep(ledger: Ledger, reading: Reading, arrival: Arrival) -> Feed:
         await intake.add_chunk(pool, feed, number, piece)
         number += 1
     return feed
+
+
+async def can_be_finished(ledger: Ledger, feed: Feed) -> bool:
+    """Whether all is kept that it takes: the whole raw form, and what it is to be read by."""
+    if feed.format not in READINGS or not await intake.is_whole(ledger.pool, feed):
+        return False
+    row = await intake.opened(ledger.pool, feed.company_id, feed.feed_id)
+    return row is not None and (feed.format == X12.format or row["reading"] is not None)
+
+
+async def give_up(ledger: Ledger, feed: Feed) -> None:
+    """Close a feed that cannot be finished: its sender got no answer and sends it again. One whose file lies in the
+    watched directory is begun again by whoever takes that up."""
+    async with acquire(ledger.pool) as connection:
+        await connection.execute(
+            "update feed set state = 'done' where company_id = $1 and feed_id = $2 and channel <> 'watched'",
+            feed.company_id,
+            feed.feed_id,
+        )
 
 
 async def work_off(ledger: Ledger, feed: Feed, correlation_id: str) -> None:

@@ -186,6 +186,15 @@ async def close_feed(pool: asyncpg.Pool, feed: Feed) -> None:
         )
 
 
+async def counted(pool: asyncpg.Pool, feed: Feed, item_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of these have an outcome from before an interruption."""
+    rows = await pool.fetch(
+        "select item_id from feed_item where company_id = $1 and feed_id = $2 and item_id = any ($3)",
+        *(feed.company_id, feed.feed_id, item_ids),
+    )
+    return {row["item_id"] for row in rows}
+
+
 async def record(
     pool: asyncpg.Pool,
     feed: Feed,

@@ -1,6 +1,6 @@
 """The watched directory as a file system: who may take a file, and where it goes afterwards. No database is known here.
 
-    <root>/<company>/incoming/{x12,hl7,csv/<profile>}/<name>    what the sender writes; the only place where he may
+    <root>/<company>/incoming/{x12,hl7,fhir,csv/<profile>}/<name>    what the sender writes; the only place where he may
                     /working/.../<id>-<name>                    claimed: renamed, and locked by whoever is at it
                     /done/... and /failed/...                   where it ends; nothing is ever deleted
 
@@ -24,7 +24,15 @@ from uuid import UUID
 
 from shared.ids import uuid7
 
-_SUFFIXES: Final = {".835": "x12", ".x12": "x12", ".edi": "x12", ".era": "x12", ".hl7": "hl7"}
+_SUFFIXES: Final = {
+    ".835": "x12",
+    ".x12": "x12",
+    ".edi": "x12",
+    ".era": "x12",
+    ".hl7": "hl7",
+    ".fhir": "fhir",
+    ".fhir.json": "fhir",
+}
 _UNFINISHED: Final = (".part", ".tmp", ".filepart")
 _NAME_BYTES: Final = 255 - len(".reason.json.tmp")
 """Longest name of a claimed file, in a file system that takes 255 bytes."""
@@ -50,7 +58,7 @@ class Claimed:
     base: Path
     """The company's folder."""
     kind: str
-    """`x12`, `hl7`, `csv/<profile>`; anything else is no kind that there is."""
+    """`x12`, `hl7`, `fhir`, `csv/<profile>`; anything else is no kind that there is."""
     name: str
 
     @property
@@ -179,7 +187,7 @@ def _folders(top: Path) -> Iterator[tuple[int, str]]:
     """Open folders with files, and the kind of those; at the top itself a file says its kind by its name."""
     with _opened(top) as folder:
         yield folder, ""
-        for kind in ("x12", "hl7", "unknown", "csv"):
+        for kind in ("x12", "hl7", "fhir", "unknown", "csv"):
             with _opened(kind, folder) as inside:
                 yield inside, kind
                 for name in _names(inside) if kind == "csv" else ():
@@ -241,4 +249,5 @@ def _is_claimed(name: str) -> bool:
 
 
 def _kind_of(name: str) -> str:
-    return _SUFFIXES.get(Path(name).suffix.casefold(), "unknown")
+    ends = name.casefold()
+    return next((kind for suffix, kind in _SUFFIXES.items() if ends.endswith(suffix)), "unknown")
