@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -25,6 +25,7 @@ from services.ledger.domain.books import Books, Remembered
 from services.ledger.domain.commands import Command
 from services.ledger.domain.decide import decide
 from services.ledger.domain.journal import Journal
+from services.ledger.domain.waiting import awaits
 from services.ledger.domain.wants import Wants
 from services.ledger.warm import StaleBooks, WarmBooks
 from shared.contracts.ledger_events import POSTING
@@ -74,9 +75,7 @@ async def post_batch(
 def wants_of(commands: Sequence[Command]) -> dict[UUID, Wants]:
     """What must be loaded to decide the commands, by company."""
     wants: dict[UUID, Wants] = defaultdict(Wants)
-    for command in commands:
-        wants[command.company_id].name("key", command.key)
-        command.act.wants(wants[command.company_id])
+    _want(wants, commands)
     return wants
 
 
@@ -99,10 +98,10 @@ async def load_decide_append(
 ) -> tuple[list[Verdict], list[Books]]:
     """The verdicts, and the books that were appended to. Raises StaleBooks when those that were `known` did not do."""
     unknown = {company: one for company, one in wants.items() if company not in known}
-    books = {**known, **(await store.load(connection, unknown) if unknown else {})}
+    books = {**known, **(await _load(connection, unknown) if unknown else {})}
     before = {company: one.version for company, one in books.items()}
     journals = {company: Journal() for company in books}
-    verdicts = [_decide(books, journals, command) for command in commands]
+    verdicts = _decide_all(books, journals, commands)
     if known and any(one.problem for one in verdicts):
         raise StaleBooks
     written = [one for company, one in books.items() if journals[company].any_rows]
@@ -119,7 +118,39 @@ async def load_decide_append(
     return verdicts, written
 
 
-def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Command) -> Verdict:
+async def _load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID, Books]:
+    """The books, with what waited for something that the batch brings: that wants to see something too."""
+    books = await store.load(connection, wants)
+    if waiting := [command for one in books.values() for command in one.waiting]:
+        _want(wants, waiting)
+        books = await store.load(connection, wants)
+    return books
+
+
+def _want(wants: Mapping[UUID, Wants], commands: Iterable[Command]) -> None:
+    for command in commands:
+        wants[command.company_id].name("key", command.key)
+        command.act.wants(wants[command.company_id])
+
+
+def _decide_all(books: dict[UUID, Books], journals: dict[UUID, Journal], commands: Sequence[Command]) -> list[Verdict]:
+    """The commands in their order, then what had waited for them; then again those that waited in vain for one that
+    stood behind them, or for another batch."""
+    verdicts = [_decide(books, journals, command, may_wait=True) for command in commands]
+    for waiting in [command for one in books.values() for command in one.waiting]:
+        _decide(books, journals, waiting)
+    for place, command in enumerate(commands):
+        if awaits(command, verdicts[place].problem):
+            verdicts[place] = _decide(books, journals, command)
+    for company_id, journal in journals.items():
+        books[company_id].waits |= "parked" in journal.rows
+    return verdicts
+
+
+def _decide(
+    books: dict[UUID, Books], journals: dict[UUID, Journal], command: Command, *, may_wait: bool = False
+) -> Verdict:
+    """`may_wait`: the command is decided once more, so that it is not yet refused for what may still come."""
     one = books.get(command.company_id)
     if one is None:
         return Verdict(problem=UnknownCompany())
@@ -137,7 +168,8 @@ def _decide(books: dict[UUID, Books], journals: dict[UUID, Journal], command: Co
             return Verdict(known.response.encode(), replayed=True)
         document = decide(one, journal, command)
     except Problem as problem:
-        outcomes.quarantine(journal, command, problem)
+        if not (may_wait and awaits(command, problem)):
+            outcomes.quarantine(journal, command, problem)
         return Verdict(problem=problem)
     response = store.encode(document)
     outcomes.record(journal, command, document.get("outcome", "posted"), document.get("reason"), document)

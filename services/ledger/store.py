@@ -28,6 +28,7 @@ from services.ledger.domain.books import (
     Words,
 )
 from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
+from services.ledger.domain.waiting import unparked
 from services.ledger.domain.wants import Wants
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
@@ -35,12 +36,13 @@ from shared.db import KEYED_PLANS, Connection, create_pool
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
-LOAD = "select * from load_books($1, $2, $3, $4)"
+LOAD = "select * from load_books($1, $2, $3, $4) union all select * from load_waiting($1, $2, $3, $4)"
 _BOOKS = ("company_book", *TABLES, "event")
 _LAST = len(_BOOKS) + 1
 """The payloads of the events come after the tables."""
 APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, _LAST + 1))})"
-APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work(${_LAST + 1}, ${_LAST + 2}), append_statements(${_LAST + 3})"
+_WORK = [f"${place}" for place in range(_LAST + 1, _LAST + 1 + len(FEED_WORK))]
+APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work({', '.join(_WORK[:-1])}), append_statements({_WORK[-1]})"
 
 
 async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:
@@ -66,7 +68,7 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
             values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
     books: dict[UUID, Books] = {}
     for row in await connection.fetch(LOAD, list(wants), companies, kinds, values):
-        company_id, body = row["company_id"], orjson.loads(row["body"])
+        company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
         if row["kind"] == "book":
             books[company_id] = _read_book(company_id, body)
         elif company_id in books:
@@ -241,6 +243,14 @@ def _read_line(books: Books, row: dict[str, Any]) -> None:
     books.applied_lines.setdefault(row["line_key"], set()).add(FastUUID(row["payment_id"]))
 
 
+def _read_waits(books: Books, _: None) -> None:
+    books.waits = True
+
+
+def _read_waiting(books: Books, row: dict[str, Any]) -> None:
+    books.waiting.append(unparked(books.company_id, row))
+
+
 _READERS: dict[str, Any] = {
     "key": _read_key,
     "location": _read_location,
@@ -253,4 +263,6 @@ _READERS: dict[str, Any] = {
     "remittance": _read_remittance,
     "receipt": _read_receipt,
     "line": _read_line,
+    "waits": _read_waits,
+    "waiting": _read_waiting,
 }

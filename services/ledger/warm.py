@@ -47,6 +47,8 @@ class WarmBooks:
             kept = self._kept.get(company_id)
             if kept is None or now - kept.loaded_at > _SECONDS or not wanted.only_named(kept.books.locations):
                 continue
+            if kept.books.waits and wanted.by_kind["charged_patient"]:
+                continue  # Perhaps for one of these charges.
             # The database's clock, as it went on since: all that is posted in a company is dated by one clock.
             moment = kept.books.now + timedelta(seconds=now - kept.loaded_at)
             if moment < kept.books.day_ends:
@@ -77,5 +79,6 @@ def _remembered(books: Books, now: datetime, writes: int) -> Books:
         writes=writes,
         npis=books.npis,
         locations=books.locations,
+        waits=books.waits,
         remembered=True,
     )

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from services.ledger.domain.commands import Command
 
 PAYER, PATIENT = "receivable_payer", "receivable_patient"
 RECEIVABLES = (PAYER, PATIENT)
@@ -235,6 +238,11 @@ class Books:
     remittances: dict[str, UUID] = field(default_factory=dict)
     applied_lines: dict[str, set[UUID]] = field(default_factory=dict)
     """Lines of remittances that were applied, with the receipts that did."""
+
+    waits: bool = False
+    """Whether anything in the company waits for a charge."""
+    waiting: list[Command] = field(default_factory=list)
+    """What waited for the charges that this batch brings, oldest first."""
 
     remembered: bool = False
     """Not loaded: whom a command refers to is taken on trust, and proved by the append (`warm.py`)."""

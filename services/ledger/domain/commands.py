@@ -53,6 +53,8 @@ class Retry:
     actor_id: UUID
     closes: bool = True
     """False: more commands follow before the exception is settled."""
+    waited: bool = False
+    """Nobody asked for it: what it waited for has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ class PostCharge:
 
     def wants(self, wants: Wants) -> None:
         wants.name("patient", self.patient_id)
+        wants.name("charged_patient", self.patient_id)
         wants.name("location", self.location_id)
         wants.name("payer", self.payer_id)
 

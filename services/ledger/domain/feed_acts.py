@@ -57,6 +57,9 @@ class EmrDocument:
         wants.add("document", self.name)
         if self.person:
             wants.add("account", self.person.account_number)
+        if self.kind == "charge":
+            wants.add("waiting", (self.source, self.external_id))
+            wants.add("waiting", ("", self.person.account_number) if self.person else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,11 @@ class EmrAdjustment:
     group_code: str
     reason_code: str
     amount_cents: int
+
+    @property
+    def waits_for(self) -> tuple[str, str]:
+        """What its charge goes by: source and name, or nothing and the patient's account number."""
+        return (self.source, self.charge_ref) if self.charge_ref else ("", self.account_number)
 
     def wants(self, wants: Wants) -> None:
         if self.charge_ref:

@@ -6,6 +6,7 @@ from typing import Any
 
 from services.ledger.domain.commands import Command, FeedItem, Retry
 from services.ledger.domain.journal import Journal
+from services.ledger.domain.waiting import awaits, parked
 from shared.errors import Problem, Unavailable
 from shared.ids import uuid7
 
@@ -56,6 +57,7 @@ def _settle(
         exception_id=retry.exception_id,
         actor_id=retry.actor_id,
         closes=retry.closes,
+        waited=retry.waited,
         reason=reason,
         **_counted(item, outcome, document),
     )
@@ -81,16 +83,20 @@ def refusal_of(problem: Problem) -> tuple[str, dict[str, Any]]:
 
 
 def quarantine(journal: Journal, command: Command, problem: Problem) -> None:
-    """A refused item waits for a person; one that is being retried goes on waiting under the exception it has. What
-    could not be tried now was not refused."""
-    if command.item is None or command.retry is not None or isinstance(problem, Unavailable):
+    """A refused item waits for a person, or for its charge; one that is being retried goes on waiting under the
+    exception it has. What could not be tried now was not refused."""
+    if command.item is None or isinstance(problem, Unavailable):
         return
     reason, detail = refusal_of(problem)
+    if command.retry is not None:
+        _wait(journal, command, problem, command.retry, reason, detail)
+        return
+    exception_id = uuid7()
     record(journal, command, "quarantined", reason, {})
     journal.add(
         "feed_exception",
         company_id=command.company_id,
-        exception_id=uuid7(),
+        exception_id=exception_id,
         feed_id=command.item.feed_id,
         item_key=command.item.item_key,
         reason=reason,
@@ -100,3 +106,14 @@ def quarantine(journal: Journal, command: Command, problem: Problem) -> None:
         payment_id=None,
         source=command.actor.source,
     )
+    if awaits(command, problem):
+        journal.add("parked", **parked(command, exception_id))
+
+
+def _wait(
+    journal: Journal, command: Command, problem: Problem, retry: Retry, reason: str, detail: dict[str, Any]
+) -> None:
+    """What a person retries may still need its charge only; and of what tries itself, it is noted why it cannot."""
+    if retry.company_id == command.company_id and (retry.waited or awaits(command, problem)):
+        note = {"actor_id": retry.actor_id, "reason": reason, "detail": detail} if retry.waited else {}
+        journal.add("parked", **parked(command, retry.exception_id), **note)

@@ -1,6 +1,7 @@
 -- What a batch wants to see and what it decided, by the thousand: a long remittance is posted in large chunks.
 
 drop function load_books(uuid[], json);
+drop function load_waiting(uuid[], json);
 drop function wanted_documents(json);
 drop function append_books(json, json, json, json, json, json, json, json, json, json, json, json, json, json, json, json,
     json, json);
@@ -154,6 +155,33 @@ begin
         ) x on p.company_id = x.c and p.patient_id = x.v;
     end if;
 end $$;
+
+-- Beside `load_books`, in the same snapshot: `waits` for each company in which anything waits, and what waits for the
+-- charges that a batch brings: of kind 'waiting', a JSON list [source, name]; of kind 'charged_patient', the patient.
+create function load_waiting(companies uuid[], wanted_c uuid[], wanted_k text[], wanted_v text[])
+returns table (kind text, company_id uuid, body json)
+language sql stable as $$
+    select 'waits', c.id, null::json from unnest(companies) as c (id)
+    where exists (
+        select from feed_exception e
+        where e.company_id = c.id and e.state = 'open' and e.waits_name is not null)
+    union all
+    select 'waiting', f.company_id, f.body from (
+        select e.company_id, e.exception_id, json_build_object(
+            'exception_id', e.exception_id, 'feed_id', e.feed_id, 'item_key', e.item_key, 'command', e.command) as body
+        from (
+            select w.c, w.v::json ->> 0 as source, w.v::json ->> 1 as name
+            from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v) where w.k = 'waiting'
+            union
+            select p.company_id, '', p.account_number
+            from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
+            join patient p on p.company_id = w.c and p.patient_id = w.v::uuid where w.k = 'charged_patient'
+        ) n
+        join feed_exception e on e.company_id = n.c and e.waits_source = n.source and e.waits_name = n.name
+            and e.state = 'open' and e.waits_name is not null
+        order by e.exception_id
+    ) f
+$$;
 
 -- Insert what a batch decided: a JSON list of rows for each table, or null. `company_books` names every company that is
 -- written to, with its new version and the count of writes at which the batch was decided.
