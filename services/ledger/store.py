@@ -25,6 +25,7 @@ from services.ledger.domain.books import (
     Payment,
     Physician,
     Remembered,
+    Telling,
     Words,
 )
 from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
@@ -37,6 +38,7 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
 LOAD = "select * from load_books($1, $2, $3, $4) union all select * from load_waiting($1, $2, $3, $4)"
+LOAD_WITH_TRACES = f"{LOAD} union all select * from load_traces($2, $3, $4)"  # noqa: S608
 _BOOKS = ("company_book", *TABLES, "event")
 _LAST = len(_BOOKS) + 1
 """The payloads of the events come after the tables."""
@@ -67,7 +69,9 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
             kinds += [kind] * len(wanted)
             values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
     books: dict[UUID, Books] = {}
-    for row in await connection.fetch(LOAD, list(wants), companies, kinds, values):
+    # Only payers' payments ask who has told of them.
+    statement = LOAD_WITH_TRACES if any(one.by_kind.keys() & {"trace", "told"} for one in wants.values()) else LOAD
+    for row in await connection.fetch(statement, list(wants), companies, kinds, values):
         company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
         if row["kind"] == "book":
             books[company_id] = _read_book(company_id, body)
@@ -243,6 +247,11 @@ def _read_line(books: Books, row: dict[str, Any]) -> None:
     books.applied_lines.setdefault(row["line_key"], set()).add(FastUUID(row["payment_id"]))
 
 
+def _read_trace(books: Books, row: dict[str, Any]) -> None:
+    telling = Telling(row["told_by"], row["told_key"], FastUUID(row["payment_id"]))
+    books.tellings.setdefault(row["trace_number"], set()).add(telling)
+
+
 def _read_waits(books: Books, _: None) -> None:
     books.waits = True
 
@@ -263,6 +272,7 @@ _READERS: dict[str, Any] = {
     "remittance": _read_remittance,
     "receipt": _read_receipt,
     "line": _read_line,
+    "trace": _read_trace,
     "waits": _read_waits,
     "waiting": _read_waiting,
 }

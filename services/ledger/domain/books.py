@@ -215,6 +215,15 @@ class FeedDocument:
     content_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """That a format, under a name of its own, has told of a payer's payment."""
+
+    by: str
+    key: str
+    payment_id: UUID
+
+
 @dataclass(slots=True)
 class Books:
     """One company's books at one moment. `writes` counts what was ever written to them: an append that finds another
@@ -238,6 +247,9 @@ class Books:
     remittances: dict[str, UUID] = field(default_factory=dict)
     applied_lines: dict[str, set[UUID]] = field(default_factory=dict)
     """Lines of remittances that were applied, with the receipts that did."""
+
+    tellings: dict[str, set[Telling]] = field(default_factory=dict)
+    """Who has told of payers' payments, by trace number."""
 
     waits: bool = False
     """Whether anything in the company waits for a charge."""

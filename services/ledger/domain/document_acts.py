@@ -65,6 +65,8 @@ class PayerPayment:
         wants.add("era_payer", *self.payer_ids)
         wants.add("payer_name", self.payer_name or None)
         wants.add("payer_code", *self.payer_ids, self.payer_name or None)
+        wants.add("trace", (self.state.words or {}).get("check_number"))
+        wants.add("told", self.state.name)
         wants_claims(wants, self.claims)
 
 

@@ -160,6 +160,7 @@ class PostRemittance:
         wants.add("era_payer", *self.payer_ids)
         wants.add("payer_name", self.payer_name)
         wants.add("payer_code", *self.payer_ids, self.payer_name)
+        wants.add("trace", self.check_number)
         wants_claims(wants, self.claims)
 
 

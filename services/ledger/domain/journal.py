@@ -23,7 +23,7 @@ TABLES = (
     "feed_item",
     "feed_exception",
 )
-FEED_WORK = ("exception_settlement", "emr_totals", "parked", "claim_statement")
+FEED_WORK = ("exception_settlement", "emr_totals", "parked", "payer_trace", "claim_statement")
 """What `append_feed_work` takes, and what `append_statements` does."""
 
 

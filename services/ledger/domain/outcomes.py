@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from services.ledger.domain.commands import Command, FeedItem, Retry
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.waiting import awaits, parked
 from shared.errors import Problem, Unavailable
 from shared.ids import uuid7
+
+SAME_PAYMENT: Final = "same_payment"
+"""Why an item is not posted: its money is in the books under another name."""
 
 
 class NotApplied(Problem):
@@ -24,7 +27,7 @@ class NotApplied(Problem):
 def record(journal: Journal, command: Command, outcome: str, reason: str | None, document: dict[str, Any]) -> None:
     """The outcome of a command's item, and what it says about claims. An item that waited in an exception is already
     counted, and is counted anew."""
-    if outcome == "posted" and (said := command.said) is not None:
+    if (outcome == "posted" or reason == SAME_PAYMENT) and (said := command.said) is not None:
         journal.add(
             "claim_statement",
             company_id=command.company_id,
@@ -56,7 +59,7 @@ def _settle(
         company_id=retry.company_id,
         exception_id=retry.exception_id,
         actor_id=retry.actor_id,
-        closes=retry.closes,
+        closes=retry.closes or reason == SAME_PAYMENT,
         waited=retry.waited,
         reason=reason,
         **_counted(item, outcome, document),

@@ -13,10 +13,13 @@ from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import PayerPayment, key_of
 from services.ledger.domain.draft import Draft
 from services.ledger.domain.emr_documents import same_payment, says_the_same
+from services.ledger.domain.feed_acts import EmrDocument
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.matching import match_claims
+from services.ledger.domain.outcomes import SAME_PAYMENT, NotApplied
 from services.ledger.domain.payments import new_payment, unapply_all
-from services.ledger.domain.remittances import apply_matches, locations_of, payer_of, report, shared
+from services.ledger.domain.remittances import apply_matches, known_payer, locations_of, payer_of, report, shared
+from services.ledger.domain.traces import Told, is_told_by, other_total, repeated, tell, told_before
 
 
 def payer_payment(books: Books, journal: Journal, command: Command, act: PayerPayment) -> dict[str, Any]:
@@ -30,6 +33,9 @@ def payer_payment(books: Books, journal: Journal, command: Command, act: PayerPa
     if known is not None and (answer := emr.seen(known, state)) is not None:
         return {**answer, "document_id": found}
     if answer := same_payment(books, state, act.same_as):
+        return answer
+    told = Told("fhir", key_of(state.source, state.external_id), *_total(state))
+    if answer := _told_by_an_835(books, journal, act, existing, told):
         return answer
     if existing:
         emr.check_payment(books, existing, state)
@@ -46,10 +52,44 @@ def payer_payment(books: Books, journal: Journal, command: Command, act: PayerPa
         draft.correct(existing, replace(existing.words, amount_cents=0, withdrawn=True))
     else:
         existing = _receive(books, draft, command, act, existing)
+        tell(books, journal, existing, told)
     draft.close()
     payment_id = existing.payment_id if existing else None
     emr.keep(books, journal, state, payment_id)
     return {"outcome": "posted", "reason": None, "document_id": payment_id}
+
+
+def _total(state: EmrDocument) -> tuple[str, int]:
+    """Trace and total as the state says them."""
+    words = state.words or {"check_number": None, "amount_cents": 0}
+    return words["check_number"] or "", words["amount_cents"]
+
+
+def _told_by_an_835(
+    books: Books, journal: Journal, act: PayerPayment, existing: Payment | None, told: Told
+) -> dict[str, Any] | None:
+    """The answer to a state of a payment that an 835 has told of too: its receipt stands as the first of them has
+    posted it. Raises NotApplied where the totals differ."""
+    state = act.state
+    standing = existing if existing and not existing.words.withdrawn else None
+    if standing is not None and is_told_by(books, standing, "x12"):
+        if state.deleted:  # The other one still holds.
+            emr.keep(books, journal, state, standing.payment_id)
+            return {"outcome": "ignored", "reason": SAME_PAYMENT, "document_id": standing.payment_id}
+        same: Payment | None = standing
+        if standing.words.amount_cents != told.amount_cents:
+            raise other_total(standing, told)
+    elif state.words is not None:
+        same = told_before(books, told, known_payer(books, act.payer_id, act.payer_name, act.payer_ids))
+        if same is not None and standing is not None:
+            raise NotApplied("conflict", {"message": "It has a receipt of its own, and now the trace of another one"})
+    else:
+        return None
+    if same is None:
+        return None
+    emr.keep(books, journal, state, existing.payment_id if existing else None)
+    _name(books, journal, act, same, same.version)
+    return repeated(books, journal, same, told)
 
 
 def _receive(books: Books, draft: Draft, command: Command, act: PayerPayment, existing: Payment | None) -> Payment:
@@ -66,22 +106,22 @@ def _receive(books: Books, draft: Draft, command: Command, act: PayerPayment, ex
         draft.move("provider_level", "unapplied", row.amount_cents, detail=row.reason_code, payment=payment)
     apply_matches(books, draft, payment, sorted(matches, key=lambda match: match.line.paid_cents), misses)
     report(books, draft.journal, act, payment.payment_id, misses)
-    _name(books, draft, act, payment)
+    _name(books, draft.journal, act, payment, draft.version)
     return payment
 
 
-def _name(books: Books, draft: Draft, act: PayerPayment, payment: Payment) -> None:
+def _name(books: Books, journal: Journal, act: PayerPayment, payment: Payment, version: int) -> None:
     """Let the receipt be found by whoever knows the same money under another name."""
     for name in act.same_as:
         key = key_of(act.state.source, name)
         if key in books.remittances:
             continue
         books.remittances[key] = payment.payment_id
-        draft.journal.add(
+        journal.add(
             "remittance",
             company_id=books.company_id,
             payment_key=key,
             content_hash=act.state.content_hash,
             payment_id=payment.payment_id,
-            version=draft.version,
+            version=version,
         )

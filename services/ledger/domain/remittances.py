@@ -19,6 +19,7 @@ from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.payments import apply_cents, new_payment
+from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
 from shared.ids import uuid7
 
@@ -33,6 +34,9 @@ denial to be worked, not an automatic write-off."""
 
 def post_remittance(books: Books, journal: Journal, command: Command, act: PostRemittance) -> dict[str, Any]:
     """The receipt of BPR02 with its provider-level amounts, and the first chunk of claims."""
+    told = Told("x12", act.payment_key, act.check_number, act.amount_cents)
+    if known := told_before(books, told, known_payer(books, act.payer_id, act.payer_name, act.payer_ids)):
+        return {**_document(known, ()), **repeated(books, journal, known, told)}
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance", command.actor.user_id, command.correlation_id)
     payer = payer_of(books, draft, act.payer_id, act.payer_name, act.payer_ids)
@@ -56,6 +60,7 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
         version=draft.version,
     )
     books.remittances[act.payment_key] = payment.payment_id
+    tell(books, journal, payment, told)
     apply_matches(books, draft, payment, matches, misses)
     report(books, journal, act, payment.payment_id, misses)
     draft.close()
@@ -215,7 +220,17 @@ def shared(locations: frozenset[UUID]) -> UUID | None:
 
 
 def payer_of(books: Books, draft: Draft, mapped: UUID | None, payer_name: str, payer_ids: tuple[str, ...]) -> Payer:
-    """The payer by mapping, by its ids, by code, by name; one not yet known posts under the name in the file."""
+    """The payer as he is known; one not yet known posts under the name in the file."""
+    if payer := known_payer(books, mapped, payer_name, payer_ids):
+        return payer
+    code = next((code for code in (*payer_ids, payer_name) if books.payer_by_code(code) is None), str(uuid7()))
+    payer = Payer(uuid7(), code, payer_name, None, payer_ids, draft.version)
+    draft.payer(payer)
+    return payer
+
+
+def known_payer(books: Books, mapped: UUID | None, payer_name: str, payer_ids: tuple[str, ...]) -> Payer | None:
+    """The payer by mapping, by its ids, by code, by name."""
     if mapped in books.payers:
         return books.payers[mapped]
     name = payer_name.upper()
@@ -225,7 +240,4 @@ def payer_of(books: Books, draft: Draft, mapped: UUID | None, payer_name: str, p
     for payer in books.payers.values():
         if payer.name.upper() == name:
             return payer
-    code = next((code for code in (*payer_ids, payer_name) if books.payer_by_code(code) is None), str(uuid7()))
-    payer = Payer(uuid7(), code, payer_name, None, payer_ids, draft.version)
-    draft.payer(payer)
-    return payer
+    return None

@@ -78,6 +78,12 @@ def said_by_remittance(
     return Statements(feed.feed_id, item_key, "835", header.payer.name[:NAME] or None, tuple(rows)) if rows else None
 
 
+async def keep(pool: asyncpg.Pool, feed: Feed, said: Statements | None) -> None:
+    """Keep what is said in a part of a remittance that is not posted, because its payment was told by others."""
+    if said is not None:
+        await claim_store.note(pool, feed, said.item_key, said.said_by, said.said_for or "", said.statements)
+
+
 def is_answer(set_id: str) -> bool:
     """Whether a transaction set is one that is noted here."""
     return set_id in SETS

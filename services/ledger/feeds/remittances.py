@@ -133,6 +133,7 @@ async def _post_all(
     long = [one.ordinal for one in accepted.values() if one.lines + one.claims > _LINES_PER_CHUNK]
     likely = await likely_locations(ledger.pool, feed.company_id, chunks, long)
     refused: dict[int, Problem] = {}
+    told: set[int] = set()
     locations: dict[int, set[UUID]] = defaultdict(set)
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
@@ -146,6 +147,9 @@ async def _post_all(
             ordinal = piece.transaction.ordinal
             if ordinal in refused:
                 continue
+            if ordinal in told:
+                await claims.keep(ledger.pool, feed, command.said)
+                continue
             verdict = await posting.post(command, following and following[1])
             if verdict.problem is not None:
                 # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
@@ -153,6 +157,11 @@ async def _post_all(
                 await _note(ledger, feed, command, verdict.problem)
                 continue
             answer = orjson.loads(verdict.response)
+            if answer["outcome"] == "duplicate":
+                # Its payment was told by FHIR: that receipt stands as it was applied then, and only what is said about
+                # the claims is news.
+                told.add(ordinal)
+                continue
             locations[ordinal].update(map(UUID, answer["locations"]))
             if piece.number == 0:
                 booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None

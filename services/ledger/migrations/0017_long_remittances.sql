@@ -2,6 +2,7 @@
 
 drop function load_books(uuid[], json);
 drop function load_waiting(uuid[], json);
+drop function load_traces(json);
 drop function wanted_documents(json);
 drop function append_books(json, json, json, json, json, json, json, json, json, json, json, json, json, json, json, json,
     json, json);
@@ -181,6 +182,30 @@ language sql stable as $$
             and e.state = 'open' and e.waits_name is not null
         order by e.exception_id
     ) f
+$$;
+
+-- Beside `load_books`, in the same snapshot: who has told of a trace, or of the receipt of a document, and the receipts
+-- with their words: of kind 'trace', the number; of kind 'told', a JSON list [source, kind, external id].
+create function load_traces(wanted_c uuid[], wanted_k text[], wanted_v text[])
+returns table (kind text, company_id uuid, body json)
+language sql stable as $$
+    with found as (
+        select t.* from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
+        join payer_trace t on t.company_id = w.c and t.trace_number = w.v where w.k = 'trace'
+        union
+        select t.* from (
+            select w.c, w.v::json as name from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
+            where w.k = 'told' offset 0
+        ) w
+        join feed_document d on d.company_id = w.c and d.source = w.name ->> 0 and d.kind = w.name ->> 1
+            and d.external_id = w.name ->> 2
+        join payer_trace t on t.company_id = d.company_id and t.payment_id = d.document_id
+    )
+    select 'trace', f.company_id, row_to_json(f) from found f
+    union all
+    select 'receipt', p.company_id, row_to_json(p)
+    from (select array_agg(company_id) as c, array_agg(payment_id) as v from (
+        select distinct company_id, payment_id from found) f) x, read_payments(x.c, x.v, false) p
 $$;
 
 -- Insert what a batch decided: a JSON list of rows for each table, or null. `company_books` names every company that is
