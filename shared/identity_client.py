@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
 from shared.errors import Unavailable
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+_AGAIN_SECONDS: Final = 1.0
 
 
 class ServiceClient:
@@ -54,26 +55,34 @@ class ServiceClient:
 
 
 class InternalTokens:
-    """The access token of the client `internal`, renewed shortly before it ends."""
+    """The access token of the client `internal`, renewed shortly before it ends; while that fails, used to its end."""
 
     def __init__(self, identity_url: str, secret: str) -> None:
         self._identity = ServiceClient(identity_url)
         self._secret = secret
         self._token = ""
-        self._renew_at = 0.0
+        self._renew_at = self._ends_at = 0.0
         self._lock = asyncio.Lock()
 
     async def get(self) -> str:
         async with self._lock:
             if time.monotonic() >= self._renew_at:
                 form = {"grant_type": "client_credentials", "client_id": "internal", "client_secret": self._secret}
-                answer = await self._identity.post_form("/v1/token", form)
+                asked_at = time.monotonic()
+                try:
+                    answer = await self._identity.post_form("/v1/token", form)
+                except Unavailable:
+                    if asked_at >= self._ends_at:
+                        raise
+                    self._renew_at = asked_at + _AGAIN_SECONDS
+                    return self._token
                 self._token = answer["access_token"]
-                self._renew_at = time.monotonic() + answer["expires_in"] * 0.8
+                self._renew_at = asked_at + answer["expires_in"] * 0.8
+                self._ends_at = asked_at + answer["expires_in"]
             return self._token
 
     def drop(self) -> None:
-        self._renew_at = 0.0
+        self._renew_at = self._ends_at = 0.0
 
     async def close(self) -> None:
         await self._identity.close()

@@ -37,7 +37,7 @@ async def _token(call: Call) -> web.StreamResponse:
         credentials = _client_credentials(call, form)
         if credentials is None:
             raise wrong_client()
-        tokens = await sign_in.by_client(*credentials, company)
+        tokens = await sign_in.by_client(*credentials, company, address(call))
     else:
         raise OAuthError("unsupported_grant_type", "Use password, refresh_token or client_credentials")
     return token_answer(tokens)
@@ -63,7 +63,7 @@ async def _introspecting_client(call: Call, form: Mapping[str, str]) -> tuple[st
     """The client that asks, by its secret or its token, and whether it may ask about tokens of others."""
     credentials = _client_credentials(call, form)
     if credentials is not None:
-        client = await services(call).sign_in.known_client(*credentials)
+        client = await services(call).sign_in.known_client(*credentials, address(call))
         return client.client_id, client.kind == "internal"
     principal = await authenticate(call.request, services(call).verifier)
     if principal.user_type != "client":

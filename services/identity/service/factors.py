@@ -89,9 +89,10 @@ class SecondFactors:
             if await store.totp_secret(connection, me.user.id, confirmed=False) is None:
                 raise NotFound()
         async with (
-            self._throttle.attempt(account_name(me.user.user_name), address) as attempt,
+            self._throttle.attempt(account_name(me.user.user_name), address, "totp_refused") as attempt,
             administration(self._pool, caller) as act,
         ):
+            attempt.by(me.user)
             me = await person(act.connection, caller)
             me.require_recent()
             typed = codes.tidy(code)
@@ -113,9 +114,10 @@ class SecondFactors:
         if not me.factors.totp:
             raise NotFound()
         async with (
-            self._throttle.attempt(account_name(me.user.user_name), address) as attempt,
+            self._throttle.attempt(account_name(me.user.user_name), address, "totp_refused") as attempt,
             administration(self._pool, caller) as act,
         ):
+            attempt.by(me.user)
             me = await person(act.connection, caller)
             if await accept_code(act.connection, self._sealer, me.user, code):
                 attempt.succeeded()

@@ -45,7 +45,9 @@ class Passwords:
             found = await users.user_by_name(connection, me.user.user_name)
         chosen = check_password(new, me.user.user_name, common_passwords())
         encoded = found[1] if found else None
-        async with self._throttle.attempt(account_name(me.user.user_name), address) as attempt:
+        name = account_name(me.user.user_name)
+        async with self._throttle.attempt(name, address, "password_change_failed") as attempt:
+            attempt.by(me.user)
             if len(old) <= TYPED_PASSWORD and await self._hasher.verify(encoded, nfkc(old)):
                 attempt.succeeded()
         if not attempt.right:
@@ -75,9 +77,11 @@ class Passwords:
         name = account_name(user_name)
         chosen = check_password(password, name, common_passwords())
         digest = codes.code_hash(code) or b""
-        async with self._throttle.attempt(name, address) as attempt:
+        async with self._throttle.attempt(name, address, "password_reset_failed") as attempt:
             async with acquire(self._pool) as connection:
                 user, _ = await users.user_by_name(connection, name) or (None, None)
+                if user is not None:
+                    attempt.by(user)
                 known = user is not None and await factors.reset_is_open(connection, user.id, digest)
             if user is not None and user.active and known:
                 attempt.succeeded()
@@ -91,10 +95,6 @@ class Passwords:
                     await own.audit("password_reset", user.id, user.company_ids)
                     done = True
         if not done:
-            async with acquire(self._pool) as connection:
-                actor = (user.id, user.user_name) if user else (None, "")
-                companies = user.company_ids if user else ()
-                await Act(connection, *actor).audit("password_reset_failed", user.id if user else None, companies)
             raise Invalid.field("code", "wrong_code", "The user name or the code is not right, or the code has expired")
 
 

@@ -7,7 +7,6 @@ Refresh tokens are used once. A second use means that two parties hold the token
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -63,16 +62,17 @@ class SignIn:
         """Unknown user, wrong password, wrong code and unusable account give one answer; the first two take as long.
         A code that is missing is asked for (`mfa_required`), which only the right password brings to light."""
         name = account_name(user_name)
-        async with self._throttle.attempt(name, address) as attempt:
+        async with self._throttle.attempt(name, address, "sign_in_failed", methods=PASSWORD) as attempt:
             async with acquire(self._pool) as connection:
                 user, encoded = await users.user_by_name(connection, name) or (None, None)
+            if user is not None:
+                attempt.by(user)
             right = await self._right_password(encoded, password)
             if user is not None and user.active and right:
                 await self._ask_for_code(user, otp, attempt)
         if attempt.undecided:
             raise mfa_required()
         if user is None or not attempt.right:
-            await self._audit(user, "sign_in_failed", methods=PASSWORD)
             raise wrong_credentials()
         async with acquire(self._pool) as connection, connection.transaction():
             # Read again under a lock: a password changed this instant must not leave a session behind.
@@ -124,13 +124,13 @@ class SignIn:
         # whom an administrative change locks after all others.
         async with administration(self._pool) as act:
             await act.withdraw_tokens(user.id)
-        await self._audit(user, "refresh_token_reused")
+            await Act(act.connection, user.id, user.user_name).audit("refresh_token_reused", user.id, user.company_ids)
         alert("refresh_token_reused", user_id=user.id)
         raise _wrong_token()
 
-    async def by_client(self, client_id: str, secret: str, company: str | None) -> Tokens:
+    async def by_client(self, client_id: str, secret: str, company: str | None, address: str) -> Tokens:
+        client = await self.known_client(client_id, secret, address)
         async with acquire(self._pool) as connection:
-            client = await _client(connection, client_id, secret)
             company_id = await _company_of_client(connection, client, company)
             claims = Claims(
                 subject=client.id,
@@ -147,10 +147,20 @@ class SignIn:
             await act.audit("client_sign_in", client.id, [company_id] if company_id else (), methods=["client_secret"])
             return await self._issuing.for_machine(connection, claims)
 
-    async def known_client(self, client_id: str, secret: str) -> Client:
+    async def known_client(self, client_id: str, secret: str, address: str) -> Client:
         """The client that proves its identity."""
-        async with acquire(self._pool) as connection:
-            return await _client(connection, client_id, secret)
+        client = None
+        async with self._throttle.client_attempt(client_id, address, "client_sign_in_failed") as attempt:
+            if "\0" not in client_id:  # A NUL is no text for the database.
+                async with acquire(self._pool) as connection:
+                    client, right = await clients.client_by_id(connection, client_id, secret_hash(secret))
+                if client is not None:
+                    attempt.by(client)
+                    if right:
+                        attempt.succeeded()
+        if client is None or not attempt.right:
+            raise wrong_client()
+        return client
 
     async def revoke(self, token: str) -> None:
         """End the session that a refresh token, or an access token that came with one, belongs to. What is no token
@@ -199,28 +209,12 @@ class SignIn:
             return False
         return await self._hasher.verify(encoded, nfkc(password))
 
-    async def _audit(self, user: User | None, action: str, **details: Any) -> None:
-        """Also for a name that nobody has, which may be a password typed in the wrong field: it is not kept."""
-        async with acquire(self._pool) as connection:
-            if user is None:
-                await Act(connection, None, "").audit(action, None, **details)
-            else:
-                await Act(connection, user.id, user.user_name).audit(action, user.id, user.company_ids, **details)
-
 
 async def _is_open(connection: Connection, principal: Principal) -> bool:
     """Whether the session that a token came with goes on, or the emergency that it was given for."""
     if principal.role == BREAK_GLASS:
         return await break_glass.has_open(connection, principal.subject, principal.company, datetime.now(UTC))
     return await sessions.session_of(connection, UUID(principal.token_id)) is not None
-
-
-async def _client(connection: Connection, client_id: str, secret: str) -> Client:
-    # A NUL is no text for the database.
-    found = None if "\0" in client_id else await clients.client_by_secret(connection, client_id, secret_hash(secret))
-    if found is None:
-        raise wrong_client()
-    return found
 
 
 async def _company_of_client(connection: Connection, client: Client, wanted: str | None) -> UUID | None:

@@ -1,10 +1,14 @@
-"""Slowing down guesses at passwords and codes: per account, per address and in all, never for good (ASVS 5.0 6.3.1,
-quality 3.5 and case 79).
+"""Slowing down guesses at passwords, codes and clients' secrets, never for good, and writing them down (ASVS 5.0 6.3.1,
+16.3.1; quality 3.5 and case 79).
 
 An attempt is counted as a failure before it is made, in the database, and taken back when it was none: whatever number
 of processes and parallel guesses, no more are made than the limit allows, and a process that dies gives nothing away.
 Within a process one account's attempts come one after the other, so that a burst of the owner's own sign-ins is not
 mistaken for guessing.
+
+A person is counted by account, by address and with everybody. A client is counted by client *and* address: its name is
+no secret, and a stranger who guesses must not hold it up where it really is. Our secrets have 256 bits; what is slowed
+down is the noise, and guesses at a shorter one that somebody configured.
 """
 
 from __future__ import annotations
@@ -14,13 +18,15 @@ import hashlib
 import ipaddress
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 
-from services.identity.domain import nfkc
+from services.identity.domain import Client, User, nfkc
+from services.identity.service.acts import Act
 from services.identity.store import failures
 from services.identity.store.failures import Limit
 from shared.db import acquire
@@ -28,6 +34,8 @@ from shared.errors import TooManyRequests
 
 _QUEUES: Final = 256
 ACCOUNT: Final = Limit(free=10, longest=timedelta(minutes=5), forget=timedelta(days=1))
+# A service that has to renew its token can wait so long: it keeps the old one meanwhile (shared/identity_client.py).
+CLIENT: Final = Limit(free=10, longest=timedelta(minutes=1), forget=timedelta(days=1))
 # Many people share an address behind a gateway, and one of them must not lock out the others for long.
 ADDRESS: Final = Limit(free=200, longest=timedelta(minutes=1), forget=timedelta(minutes=15), drain=0.1)
 # Guesses at many accounts from many addresses: together they come to a few a second, and nobody waits for long.
@@ -44,6 +52,14 @@ class Attempt:
     right = False
     coded = False
     undecided = False
+    actor: tuple[UUID | None, str] = (None, "")
+    companies: tuple[UUID, ...] = ()
+
+    def by(self, somebody: User | Client) -> None:
+        """Whose account it is at, for the audit. A name that nobody has may be a password typed in the wrong field: it
+        is not kept."""
+        self.actor = (somebody.id, somebody.user_name if isinstance(somebody, User) else somebody.name)
+        self.companies = somebody.company_ids
 
     def succeeded(self, *, coded: bool = False) -> None:
         """`coded`: with a second factor."""
@@ -79,14 +95,29 @@ class Throttle:
         self._pool = pool
         self._queues = [asyncio.Lock() for _ in range(_QUEUES)]
 
-    @asynccontextmanager
-    async def attempt(self, user_name: str, address: str) -> AsyncIterator[Attempt]:
+    def attempt(
+        self, user_name: str, address: str, failed: str = "sign_in_failed", **details: Any
+    ) -> AbstractAsyncContextManager[Attempt]:
         """One attempt at an account, existing or not (`account_name`). Raises TooManyRequests while the account, the
-        address or everybody has to wait."""
+        address or everybody has to wait. When it fails, the audit says `failed` with the `details`."""
         digest = hashlib.sha256(user_name.encode())
-        limits = {"account:" + digest.hexdigest(): ACCOUNT, "address:" + network(address): ADDRESS, "all": EVERYBODY}
-        async with self._queues[digest.digest()[0]]:
-            await self._reserve(limits)
+        account, place = f"account:{digest.hexdigest()}", f"address:{network(address)}"
+        limits = {account: ACCOUNT, place: ADDRESS, "everybody": EVERYBODY}
+        return self._attempt(digest.digest()[0], limits, failed, details)
+
+    def client_attempt(self, client_id: str, address: str, failed: str) -> AbstractAsyncContextManager[Attempt]:
+        """The same for a client, at this address."""
+        place = network(address)
+        digest = hashlib.sha256(f"{place} {client_id}".encode())
+        limits = {f"client:{digest.hexdigest()}": CLIENT, f"address:{place}": ADDRESS}
+        return self._attempt(digest.digest()[0], limits, failed, {"methods": ["client_secret"]})
+
+    @asynccontextmanager
+    async def _attempt(
+        self, queue: int, limits: dict[str, Limit], failed: str, details: dict[str, Any]
+    ) -> AsyncIterator[Attempt]:
+        async with self._queues[queue]:
+            waits = await self._reserve(limits)
             attempt = Attempt()
             try:
                 yield attempt
@@ -96,14 +127,21 @@ class Throttle:
                 raise
             if attempt.right or attempt.undecided:
                 await self._settle(limits, forgiven=attempt.right)
+            else:
+                await self._write_down(attempt, failed, details, waits)
 
-    async def _reserve(self, limits: dict[str, Limit]) -> None:
+    async def _reserve(self, limits: dict[str, Limit]) -> dict[str, int]:
+        """The seconds that each subject will have to wait, if the attempt fails."""
         try:
             async with acquire(self._pool) as connection, connection.transaction():
+                waits = {}
                 # In one order everywhere; the row that all share comes last and is locked the shortest.
                 for subject, limit in limits.items():
-                    if not await failures.reserve(connection, subject, limit):
+                    seconds = await failures.reserve(connection, subject, limit)
+                    if seconds is None:
                         raise _Blocked()
+                    waits[subject] = seconds
+                return waits
         except _Blocked:
             async with acquire(self._pool) as connection:
                 left = await failures.blocked_for(connection, list(limits))
@@ -113,7 +151,18 @@ class Throttle:
     async def _settle(self, limits: dict[str, Limit], *, forgiven: bool) -> None:
         async with acquire(self._pool) as connection, connection.transaction():
             for subject, limit in limits.items():
-                if forgiven and limit is ACCOUNT:
+                if forgiven and limit in (ACCOUNT, CLIENT):
                     await failures.forgive(connection, subject)
                 else:
                     await failures.take_back(connection, subject, limit)
+
+    async def _write_down(self, attempt: Attempt, failed: str, details: dict[str, Any], waits: dict[str, int]) -> None:
+        """The failure, and each wait that begins with it: by the account, the client, the address or everybody. What
+        is refused during a wait was not tried; it is a request line."""
+        async with acquire(self._pool) as connection, connection.transaction():
+            act = Act(connection, *attempt.actor)
+            await act.audit(failed, attempt.actor[0], attempt.companies, **details)
+            for subject, seconds in waits.items():
+                if seconds:
+                    of = subject.partition(":")[0]
+                    await act.audit("sign_in_locked", attempt.actor[0], attempt.companies, of=of, seconds=seconds)

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from secrets import compare_digest
+from typing import Any, Final
 from uuid import UUID
 
 from services.identity.domain import Client
@@ -14,7 +15,7 @@ from shared.db import Connection, Record
 _COLUMNS: Final = "id, client_id, name, kind, company_ids, sources, active, version"
 
 
-def _client(row: Record) -> Client:
+def _client(row: Record | Mapping[str, Any]) -> Client:
     return Client(**{**row, "company_ids": tuple(row["company_ids"]), "sources": tuple(row["sources"])})
 
 
@@ -23,12 +24,17 @@ async def client(connection: Connection, client_key: UUID) -> Client | None:
     return _client(row) if row else None
 
 
-async def client_by_secret(connection: Connection, client_id: str, secret_hash: bytes) -> Client | None:
-    """The active client with this id and secret. Hashes are compared, so timing says nothing of the secret."""
+async def client_by_id(connection: Connection, client_id: str, secret_hash: bytes) -> tuple[Client | None, bool]:
+    """The active client with this id, and whether this is its secret. Hashes are compared, so timing says nothing of
+    the secret."""
     row = await connection.fetchrow(
-        f"select {_COLUMNS} from client where client_id = $1 and secret_hash = $2 and active", client_id, secret_hash
+        f"select {_COLUMNS}, secret_hash from client where client_id = $1 and active", client_id
     )
-    return _client(row) if row else None
+    if row is None:
+        return None, False
+    fields = dict(row)
+    right = compare_digest(fields.pop("secret_hash"), secret_hash)
+    return _client(fields), right
 
 
 async def list_clients(connection: Connection, company_id: UUID | None, after: UUID | None, limit: int) -> list[Client]:

@@ -27,23 +27,25 @@ _KEPT: Final = (
 """Failures that still count."""
 
 
-async def reserve(connection: Connection, subject: str, limit: Limit) -> bool:
-    """Count an attempt as failed before it is made, so that attempts of all processes at once cannot exceed the limit;
-    False when the subject has to wait. The row stays locked until the transaction ends."""
-    found = await connection.fetchval(
+async def reserve(connection: Connection, subject: str, limit: Limit) -> int | None:
+    """Count an attempt as failed before it is made, so that attempts of all processes at once cannot exceed the limit.
+    The seconds that the subject has to wait if it does fail; None when it has to wait already. The row stays locked
+    until the transaction ends."""
+    seconds: float | None = await connection.fetchval(
         "insert into login_failure as f (subject, failures, failed_at, blocked_until)"  # noqa: S608 -- our own text
         " values ($1, 1, clock_timestamp(), clock_timestamp()) on conflict (subject) do update set"
         f" failures = {_KEPT} + 1, failed_at = clock_timestamp(),"
         f" blocked_until = clock_timestamp() + case when {_KEPT} < $2::float8 then interval '0'"
         f"  else least($3::interval, interval '1 second' * power(2, least({_KEPT} - $2::float8, 20))) end"
-        " where f.blocked_until <= clock_timestamp() returning true",
+        " where f.blocked_until <= clock_timestamp()"
+        " returning extract(epoch from blocked_until - failed_at)::float8",
         subject,
         float(limit.free),
         limit.longest,
         limit.forget,
         limit.drain,
     )
-    return bool(found)
+    return None if seconds is None else round(seconds)
 
 
 async def take_back(connection: Connection, subject: str, limit: Limit) -> None:
