@@ -220,6 +220,11 @@ def rights_changed(before: User, after: User) -> bool:
     return rights(before) != rights(after)
 
 
+def sign_in_changed(before: User, after: User) -> bool:
+    """Whether somebody signs in by another name, or at a provider with another address."""
+    return (before.user_name, before.email) != (after.user_name, after.email)
+
+
 def administrator_roles() -> tuple[str, ...]:
     """U11: the roles that can administer users."""
     return tuple(key for key, known in catalogue().items() if known.allows("users", "edit"))

@@ -175,6 +175,12 @@ class CodeBody(Body):
     code: TypedCode
 
 
+class FactorQuery(Query):
+    """`end_other_sessions`: all of the caller's but the one that he calls with."""
+
+    end_other_sessions: bool = False
+
+
 class PasswordChange(Body):
     old_password: str
     password: str

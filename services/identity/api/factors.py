@@ -8,7 +8,7 @@ from aiohttp import web
 
 from services.identity.api.common import ENROLLING, PERSON, address, document, services
 from services.identity.documents import MfaDocument, NewTotpDocument, RecoveryCodesDocument
-from services.identity.wire import CodeBody
+from services.identity.wire import CodeBody, FactorQuery
 from shared.web import Call, Endpoint
 
 
@@ -21,17 +21,21 @@ async def _begin(call: Call) -> web.StreamResponse:
 
 
 async def _confirm(call: Call) -> web.StreamResponse:
-    codes = await services(call).factors.confirm_totp(call.principal, call.body.code, address(call))
+    codes = await services(call).factors.confirm_totp(
+        call.principal, call.body.code, address(call), end_others=call.query.end_other_sessions
+    )
     return document(RecoveryCodesDocument, {"recovery_codes": list(codes)})
 
 
 async def _remove(call: Call) -> web.StreamResponse:
-    await services(call).factors.remove_totp(call.principal, call.body.code, address(call))
+    await services(call).factors.remove_totp(
+        call.principal, call.body.code, address(call), end_others=call.query.end_other_sessions
+    )
     return web.Response(status=204)
 
 
 async def _renew(call: Call) -> web.StreamResponse:
-    codes = await services(call).factors.renew_recovery_codes(call.principal)
+    codes = await services(call).factors.renew_recovery_codes(call.principal, end_others=call.query.end_other_sessions)
     return document(RecoveryCodesDocument, {"recovery_codes": list(codes)}, 201)
 
 
@@ -52,6 +56,7 @@ ENDPOINTS: Final = (
         _confirm,
         ENROLLING,
         "Confirm the app with a code of it; recovery codes are shown once",
+        query=FactorQuery,
         body=CodeBody,
         answer=RecoveryCodesDocument,
     ),
@@ -61,6 +66,7 @@ ENDPOINTS: Final = (
         _remove,
         PERSON,
         "Stop using the app, with a code of it or a recovery code",
+        query=FactorQuery,
         body=CodeBody,
         status=204,
     ),
@@ -70,6 +76,7 @@ ENDPOINTS: Final = (
         _renew,
         PERSON,
         "Ten new recovery codes in place of the old ones, shown once",
+        query=FactorQuery,
         answer=RecoveryCodesDocument,
         status=201,
     ),

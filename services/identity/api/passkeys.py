@@ -9,7 +9,7 @@ from aiohttp import web
 from services.identity.api.common import ENROLLING, PERSON, document, services
 from services.identity.api.oauth import oauth_errors, token_answer
 from services.identity.documents import PasskeyDocument, PasskeyList, TokenDocument
-from services.identity.wire import PasskeyNew, PasskeySignIn
+from services.identity.wire import FactorQuery, PasskeyNew, PasskeySignIn
 from shared.access.principal import PUBLIC
 from shared.web import Call, Endpoint, json_response
 
@@ -24,12 +24,14 @@ async def _registration_options(call: Call) -> web.StreamResponse:
 
 
 async def _register(call: Call) -> web.StreamResponse:
-    made = await services(call).passkeys.register(call.principal, call.body.name, call.body.credential)
+    made = await services(call).passkeys.register(
+        call.principal, call.body.name, call.body.credential, end_others=call.query.end_other_sessions
+    )
     return document(PasskeyDocument, made, 201)
 
 
 async def _remove(call: Call) -> web.StreamResponse:
-    await services(call).passkeys.remove(call.principal, call.path_id())
+    await services(call).passkeys.remove(call.principal, call.path_id(), end_others=call.query.end_other_sessions)
     return web.Response(status=204)
 
 
@@ -57,11 +59,12 @@ ENDPOINTS: Final = (
         _register,
         ENROLLING,
         "Register a passkey; it counts as a second factor",
+        query=FactorQuery,
         body=PasskeyNew,
         answer=PasskeyDocument,
         status=201,
     ),
-    Endpoint("DELETE", "/v1/me/passkeys/{id}", _remove, PERSON, "Remove a passkey", status=204),
+    Endpoint("DELETE", "/v1/me/passkeys/{id}", _remove, PERSON, "Remove a passkey", query=FactorQuery, status=204),
     Endpoint("POST", "/v1/passkeys/options", _sign_in_options, PUBLIC, "Options for navigator.credentials.get()"),
     Endpoint(
         "POST",

@@ -11,6 +11,7 @@ import asyncpg
 
 from services.identity.domain import Company, Location
 from services.identity.service.acts import Act, administration, changed_fields, current_editor, current_user
+from services.identity.service.persons import person
 from services.identity.store import access, clients
 from services.identity.store import companies as store
 from shared.access.principal import Principal
@@ -54,6 +55,8 @@ class Companies:
                 raise Forbidden("Only the operator opens and closes companies")
             if after == before:
                 return before
+            if after.mfa_required != before.mfa_required:
+                (await person(act.connection, caller)).require_recent()
             after = replace(after, version=before.version + 1)
             await store.update_company(act.connection, after)
             await act.publish_company(after)

@@ -12,7 +12,7 @@ from services.identity.domain import User
 from services.identity.sealing import Sealer
 from services.identity.service.acts import Act, administration
 from services.identity.service.issuing import PASSWORD_AND_CODE
-from services.identity.service.persons import person, strengthen
+from services.identity.service.persons import end_other_sessions, person, strengthen
 from services.identity.service.throttle import Throttle, account_name
 from services.identity.store import factors as store
 from services.identity.store.factors import Factors
@@ -58,7 +58,8 @@ def _wrong_code() -> Invalid:
 
 
 class SecondFactors:
-    """Of the caller himself. Guesses at codes count as failed sign-ins of his account."""
+    """Of the caller himself. Guesses at codes count as failed sign-ins of his account. With `end_others` his other
+    sessions end with the change."""
 
     def __init__(self, pool: asyncpg.Pool, sealer: Sealer, throttle: Throttle) -> None:
         self._pool = pool
@@ -82,7 +83,9 @@ class SecondFactors:
             await act.audit("totp_begun", me.user.id, me.user.company_ids)
         return NewTotp(secret, codes.totp_uri(secret, me.user.user_name))
 
-    async def confirm_totp(self, caller: Principal, code: str, address: str) -> Sequence[str]:
+    async def confirm_totp(
+        self, caller: Principal, code: str, address: str, *, end_others: bool = False
+    ) -> Sequence[str]:
         """From now on signing in takes a code. Returns ten new recovery codes. Raises NotFound, Invalid."""
         async with acquire(self._pool) as connection:
             me = await person(connection, caller)
@@ -100,6 +103,8 @@ class SecondFactors:
                 act.connection, self._sealer, me.user, typed, confirmed=False
             ):
                 attempt.succeeded()
+                if end_others:
+                    await end_other_sessions(act, me)
                 fresh = await _new_recovery_codes(act, me.user)
                 await strengthen(act.connection, me, PASSWORD_AND_CODE)
                 await act.audit("totp_enrolled", me.user.id, me.user.company_ids)
@@ -107,7 +112,7 @@ class SecondFactors:
             raise _wrong_code()
         return fresh
 
-    async def remove_totp(self, caller: Principal, code: str, address: str) -> None:
+    async def remove_totp(self, caller: Principal, code: str, address: str, *, end_others: bool = False) -> None:
         """With a code of the app, or a recovery code. Raises NotFound, Invalid."""
         async with acquire(self._pool) as connection:
             me = await person(connection, caller)
@@ -121,6 +126,8 @@ class SecondFactors:
             me = await person(act.connection, caller)
             if await accept_code(act.connection, self._sealer, me.user, code):
                 attempt.succeeded()
+                if end_others:
+                    await end_other_sessions(act, me)
                 await store.remove_totp(act.connection, me.user.id)
                 if not me.factors.passkeys:
                     await store.replace_recovery_codes(act.connection, me.user.id, [])
@@ -128,13 +135,15 @@ class SecondFactors:
         if not attempt.right:
             raise _wrong_code()
 
-    async def renew_recovery_codes(self, caller: Principal) -> Sequence[str]:
+    async def renew_recovery_codes(self, caller: Principal, *, end_others: bool = False) -> Sequence[str]:
         """Ten new ones; the old ones work no more. Raises Conflict when there is nothing they could stand in for."""
         async with administration(self._pool, caller) as act:
             me = await person(act.connection, caller)
             me.require_recent()
             if not me.factors.any:
                 raise Conflict("Enrol a second factor first", code="no_second_factor")
+            if end_others:
+                await end_other_sessions(act, me)
             return await _new_recovery_codes(act, me.user)
 
 

@@ -14,7 +14,7 @@ from services.identity.passkeys import SECONDS, BadCredential, RelyingParty, cha
 from services.identity.sealing import SealBroken
 from services.identity.service.acts import Act, administration
 from services.identity.service.issuing import PASSKEY, SessionIssuer, Tokens, wrong_credentials
-from services.identity.service.persons import person, strengthen
+from services.identity.service.persons import end_other_sessions, person, strengthen
 from services.identity.store import factors as store
 from services.identity.store import users
 from services.identity.store.factors import Passkey
@@ -55,7 +55,9 @@ class Passkeys:
             me.user.id, me.user.user_name, me.user.display_name, [key.credential_id for key in known], challenge
         )
 
-    async def register(self, caller: Principal, name: str, credential: Mapping[str, Any]) -> Passkey:
+    async def register(
+        self, caller: Principal, name: str, credential: Mapping[str, Any], *, end_others: bool = False
+    ) -> Passkey:
         """Raises Invalid for the credential, Conflict for the eleventh."""
         try:
             challenge = challenge_of(credential)
@@ -82,16 +84,20 @@ class Passkeys:
             )
             if not await store.insert_passkey(act.connection, key):
                 raise _refused()
+            if end_others:
+                await end_other_sessions(act, me)
             await strengthen(act.connection, me, PASSKEY)
             await act.audit("passkey_added", me.user.id, me.user.company_ids)
         return key
 
-    async def remove(self, caller: Principal, key_id: UUID) -> None:
+    async def remove(self, caller: Principal, key_id: UUID, *, end_others: bool = False) -> None:
         async with administration(self._pool, caller) as act:
             me = await person(act.connection, caller)
             me.require_recent()
             if not await store.remove_passkey(act.connection, me.user.id, key_id):
                 raise NotFound()
+            if end_others:
+                await end_other_sessions(act, me)
             if not me.factors.totp and me.factors.passkeys == 1:
                 await store.replace_recovery_codes(act.connection, me.user.id, [])
             await act.audit("passkey_removed", me.user.id, me.user.company_ids)

@@ -67,6 +67,7 @@ class Passwords:
         digest = codes.code_hash(made.code)
         async with administration(self._pool, caller) as act:
             user = await administered(act, caller, user_id)
+            (await person(act.connection, caller)).require_recent()
             if digest is not None:
                 await factors.save_reset(act.connection, user.id, digest, made.expires_at)
             await act.audit("password_reset_issued", user.id, user.company_ids)

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from services.identity.domain import User
-from services.identity.service.acts import current_user
+from services.identity.service.acts import Act, current_user
 from services.identity.store import factors, sessions, users
 from services.identity.store.factors import Factors
 from services.identity.store.sessions import RefreshToken
@@ -33,14 +33,22 @@ class Person:
         return self.session.id if self.session else None
 
     def require_recent(self) -> None:
-        """Ways to sign in are changed only soon after a sign-in with all that is enrolled (ASVS 5.0 7.5.1), so that
-        somebody who finds a screen unlocked, or an access token, cannot move in for good."""
+        """Ways to sign in, one's own and those that one administers, are changed only soon after a sign-in with all
+        that is enrolled (ASVS 5.0 7.5.1), so that somebody who finds a screen unlocked, or an access token, cannot move
+        in for good."""
         if self.session is None:
             return
         if self.session.started_at < datetime.now(UTC) - _RECENT:
-            raise Forbidden("Sign in again to change how you sign in", code="sign_in_again")
+            raise Forbidden("Sign in again to change a way to sign in", code="sign_in_again")
         if self.factors.any and "mfa" not in self.session.methods:
-            raise Forbidden("Sign in with your second factor to change how you sign in", code="sign_in_again")
+            raise Forbidden("Sign in with your second factor to change a way to sign in", code="sign_in_again")
+
+
+async def end_other_sessions(act: Act, me: Person) -> None:
+    """After a way to sign in has changed (ASVS 5.0 7.4.3). Access tokens of the session that goes on are stale as well,
+    and refreshed."""
+    await act.withdraw_tokens(me.user.id)
+    await sessions.end_sessions(act.connection, me.user.id, but=me.session_id)
 
 
 async def strengthen(connection: Connection, me: Person, methods: tuple[str, ...]) -> None:

@@ -63,6 +63,7 @@ class Sessions:
         ]
 
     async def end_mine(self, caller: Principal, session_id: UUID) -> None:
+        """With any open session: who throws out a thief may have lost to him what a fresh sign-in takes."""
         async with administration(self._pool, caller) as act:
             me = await person(act.connection, caller)
             await act.withdraw_tokens(me.user.id)
@@ -82,6 +83,7 @@ class Sessions:
         """For somebody who has lost them all: second factors, passkeys and links to a provider go, sessions end."""
         async with administration(self._pool, caller) as act:
             user = await administered(act, caller, user_id)
+            (await person(act.connection, caller)).require_recent()
             await act.withdraw_tokens(user.id)
             await factor_store.remove_all(act.connection, user.id)
             await store.end_sessions(act.connection, user.id)

@@ -14,6 +14,7 @@ from services.identity.domain import CUSTOMER, Company, Editor, Location, User
 from services.identity.explain import refusals
 from services.identity.passwords import Hasher, common_passwords
 from services.identity.service.acts import Act, administration, changed_fields, current_editor
+from services.identity.service.persons import person
 from services.identity.store import companies as company_store
 from services.identity.store import factors, sessions
 from services.identity.store import users as store
@@ -111,6 +112,8 @@ class Users:
             new_password = encoded is not None
             after = await _checked(act.connection, editor, before, after, location_ids, new_password=new_password)
             await _keep_administrators(act.connection, before, after)
+            if new_password or domain.sign_in_changed(before, after):
+                (await person(act.connection, caller)).require_recent()
             if after != before:
                 after = replace(after, version=before.version + 1)
                 await store.update_user(act.connection, before, after)
