@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -20,6 +20,8 @@ CUSTOMER: Final = "customer"
 PARTNER: Final = "partner"
 PRACTICE: Final = "practice"
 PASSWORD_LENGTHS: Final = range(8, 257)
+RECENT: Final = timedelta(minutes=15)
+"""How long a sign-in counts as fresh: here for changes of ways to sign in, and at a provider for us."""
 TYPED_PASSWORD: Final = 1_024
 """Longest password before normalisation, which can make it shorter; what is longer is not even looked at."""
 

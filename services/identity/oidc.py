@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -18,11 +19,14 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, RSAKey
 
+from services.identity.domain import RECENT
 from shared.access.tokens import KeyCache
 from shared.errors import Unavailable
 
 SECONDS: Final = 600
 """How long a person may take at the provider."""
+MAX_AGE: Final = int(RECENT.total_seconds())
+"""How long ago a person may have proved himself to the provider; after that it has to ask again (ASVS 5.0 7.6.1)."""
 _ALGORITHMS: Final = ("RS256", "PS256", "ES256")
 _KINDS: Final[dict[str, type[RSAKey] | type[ECKey]]] = {"RSA": RSAKey, "EC": ECKey}
 _LEEWAY: Final = 60
@@ -46,11 +50,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Who the provider says it is. `email` only if the provider has verified it; `mfa` if it says so (RFC 8176)."""
+    """Who the provider says it is. `email` only if the provider has verified it; `mfa` if it says so (RFC 8176).
+    `proved_at`: when the provider last made sure of it."""
 
     subject: str
     email: str | None
     mfa: bool
+    proved_at: datetime
 
 
 class Provider:
@@ -75,6 +81,7 @@ class Provider:
             "scope": "openid email",
             "state": state,
             "nonce": nonce,
+            "max_age": MAX_AGE,
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
@@ -128,6 +135,8 @@ class Provider:
             now - _LEEWAY < claims["exp"],
             now - SECONDS - _LEEWAY < claims["iat"] < now + _LEEWAY,
             claims.get("nbf", 0) < now + _LEEWAY,
+            # Required where `max_age` was asked for; who passes over both signs nobody in.
+            now - MAX_AGE - _LEEWAY < claims["auth_time"] < now + _LEEWAY,
             isinstance(claims["nonce"], str) and secrets.compare_digest(claims["nonce"].encode(), nonce.encode()),
             isinstance(claims["sub"], str) and 0 < len(claims["sub"]) <= 255 and claims["sub"].isascii(),
         )
@@ -136,7 +145,12 @@ class Provider:
         email = claims.get("email") if claims.get("email_verified") is True else None
         usable = isinstance(email, str) and 0 < len(email) <= 254 and "\0" not in email
         methods = claims.get("amr")
-        return External(claims["sub"], email if usable else None, isinstance(methods, list) and "mfa" in methods)
+        return External(
+            claims["sub"],
+            email if usable else None,
+            isinstance(methods, list) and "mfa" in methods,
+            datetime.fromtimestamp(min(now, claims["auth_time"]), UTC),
+        )
 
     async def _discover(self) -> Mapping[str, Any]:
         """The provider's metadata (OpenID Connect Discovery section 4), read once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -254,6 +255,12 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "issued long ago": {"iat": NOW - 1_000},
     "issued in the future": {"iat": NOW + 86_400},
     "not yet": {"nbf": NOW + 86_400},
+    "proved too long ago": {"auth_time": NOW - 900 - 61},
+    "proved in the future": {"auth_time": NOW + 86_400},
+    "not said when proved": {"auth_time": None},
+    "when proved a text": {"auth_time": str(NOW)},
+    "when proved no number": {"auth_time": float("nan")},
+    "when proved a truth": {"auth_time": True},
     "subject missing": {"sub": None},
     "subject empty": {"sub": ""},
     "subject a number": {"sub": 7},
@@ -285,6 +292,24 @@ async def test_id_tokens_that_prove_nothing(identity: IdentityStack, provider: F
     refused(await sign_in(identity, provider))
     provider.claims, provider.header = right, {}
     assert (await sign_in(identity, provider)).status == 200
+
+
+async def test_the_session_counts_from_when_the_provider_asked_the_person(
+    identity: IdentityStack, provider: FakeProvider
+) -> None:
+    """A sign-in that the provider waves through is no fresh one, and does not make the twelve hours longer."""
+    user = await somebody(identity)
+    provider.claims = verified(user) | {"auth_time": int(time.time()) - 890}
+    signed_in = (await sign_in(identity, provider)).body
+    (session,) = (await identity.get("/v1/me/sessions", signed_in["access_token"])).body["items"]
+    began, ends = (datetime.fromisoformat(session[name]) for name in ("started_at", "ends_at"))
+    assert 885 <= (datetime.now(UTC) - began).total_seconds() <= 960
+    assert ends - began == timedelta(hours=12)
+    assert (await identity.request("POST", "/v1/me/totp", token=signed_in["access_token"])).status == 201
+    provider.claims |= {"auth_time": int(time.time()) - 930}
+    late = (await sign_in(identity, provider)).body["access_token"]
+    refusal = await identity.request("POST", "/v1/me/totp", token=late)
+    assert (refusal.status, refusal.body["code"]) == (403, "sign_in_again")
 
 
 async def test_the_signature_must_be_the_providers(identity: IdentityStack, provider: FakeProvider) -> None:

@@ -73,6 +73,7 @@ class FakeProvider:
         assert asked["client_id"] == CLIENT_ID
         assert asked["code_challenge_method"] == "S256"
         assert "openid" in asked["scope"].split()
+        assert asked["max_age"] == "900"
         code = uuid4().hex
         self._codes[code] = asked
         return {"code": code, "state": asked["state"]}
@@ -122,6 +123,7 @@ class FakeProvider:
             "sub": "248289761001",
             "iat": now,
             "exp": now + 300,
+            "auth_time": now,
             "nonce": nonce,
             **self.claims,
         }

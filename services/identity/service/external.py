@@ -96,7 +96,9 @@ class ExternalSignIn:
             if user is not None:
                 has_factor = (await store.factors(connection, user.id)).any
                 methods = _FEDERATED_MFA if who.mfa else _FEDERATED
-                return await self._issuing.open(connection, user, company, methods, has_factor=has_factor)
+                return await self._issuing.open(
+                    connection, user, company, methods, has_factor=has_factor, since=who.proved_at
+                )
         await self._note_failure()
         raise _refused()
 

@@ -77,9 +77,17 @@ class SessionIssuer:
     longest: timedelta
 
     async def open(
-        self, connection: Connection, user: User, company: str | None, methods: tuple[str, ...], *, has_factor: bool
+        self,
+        connection: Connection,
+        user: User,
+        company: str | None,
+        methods: tuple[str, ...],
+        *,
+        has_factor: bool,
+        since: datetime | None = None,
     ) -> Tokens:
-        """A new session, or the token for the enrolment that has to come first. Raises OAuthError."""
+        """A new session, or the token for the enrolment that has to come first. `since`: when the person proved
+        himself, if not now; the session counts from then. Raises OAuthError."""
         found = await _company_of(connection, user, company)
         companies_concerned = [found.id] if found else []
         act = Act(connection, user.id, user.user_name)
@@ -89,6 +97,7 @@ class SessionIssuer:
             await act.audit("mfa_enrolment_begun", user.id, companies_concerned)
             return await self._for_enrolment(connection, user)
         now = datetime.now(UTC)
+        started = since or now
         row = RefreshToken(
             token_hash=b"",
             family=uuid4(),
@@ -97,8 +106,8 @@ class SessionIssuer:
             access_token_id=uuid4(),
             used=False,
             expires_at=now,
-            family_expires_at=now + self.longest,
-            started_at=now,
+            family_expires_at=started + self.longest,
+            started_at=started,
             issued_at=now,
             methods=methods,
         )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 from uuid import UUID
 
-from services.identity.domain import User
+from services.identity.domain import RECENT, User
 from services.identity.service.acts import Act, current_user
 from services.identity.store import factors, sessions, users
 from services.identity.store.factors import Factors
@@ -16,8 +15,6 @@ from shared.access.policy import MFA_ENROLMENT
 from shared.access.principal import Principal
 from shared.db import Connection
 from shared.errors import Forbidden, Unauthenticated
-
-_RECENT: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Person:
         in for good."""
         if self.session is None:
             return
-        if self.session.started_at < datetime.now(UTC) - _RECENT:
+        if self.session.started_at < datetime.now(UTC) - RECENT:
             raise Forbidden("Sign in again to change a way to sign in", code="sign_in_again")
         if self.factors.any and "mfa" not in self.session.methods:
             raise Forbidden("Sign in with your second factor to change a way to sign in", code="sign_in_again")
