@@ -63,6 +63,10 @@ class Config(BaseSettings):
     """What identity's stored secrets are sealed with, at least 32 characters: signing keys and TOTP secrets. Several,
     separated by commas: the first seals, the others still open."""
 
+    breached_passwords: Path | None = None
+    """Pwned Passwords as Have I Been Pwned gives them to download (sorted lines `SHA1:COUNT`), which nobody may choose;
+    None: only the common ones are refused."""
+
     public_url: str = "http://localhost:8080"
     """Where browsers find the product. Passkeys are bound to its host name, which cannot be an IP address."""
     behind_proxy: bool = False

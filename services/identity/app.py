@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from services.identity.api import ENDPOINTS
 from services.identity.api.common import SERVICES, Services
+from services.identity.breached import BreachedPasswords
 from services.identity.domain import PASSWORD_LENGTHS
 from services.identity.oidc import Provider
 from services.identity.passkeys import RelyingParty
@@ -28,6 +29,7 @@ from services.identity.service.external import ExternalSignIn
 from services.identity.service.factors import SecondFactors
 from services.identity.service.issuing import SessionIssuer
 from services.identity.service.passkeys import Passkeys
+from services.identity.service.password_rules import PasswordRules
 from services.identity.service.passwords import Passwords
 from services.identity.service.sessions import Sessions
 from services.identity.service.sign_in import SignIn
@@ -72,6 +74,7 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             RelyingParty(config.public_url),
             _provider(config),
         )
+        rules = PasswordRules(BreachedPasswords(config.breached_passwords) if config.breached_passwords else None)
         pool = app[POOL] = await create_pool(dsn, name="identity-api", role=ROLE, settings=KEYED_PLANS)
         issuing = SessionIssuer(
             Issuer(config.issuer, config.audience, config.access_token_seconds),
@@ -87,10 +90,10 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             passkeys=Passkeys(pool, party, issuing),
             external=ExternalSignIn(pool, provider, issuing),
             factors=SecondFactors(pool, sealer, throttle),
-            passwords=Passwords(pool, passwords, throttle),
+            passwords=Passwords(pool, passwords, rules, throttle),
             sessions=Sessions(pool),
             companies=Companies(pool),
-            users=Users(pool, passwords),
+            users=Users(pool, passwords, rules),
             clients=Clients(pool),
             views=Views(pool),
             emergencies=Emergencies(pool, issuing),
@@ -110,6 +113,7 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
         finally:
             await audit.close()
             await pool.close()
+            rules.close()
             if hasher is None:
                 passwords.close()
 

@@ -22,6 +22,8 @@ PRACTICE: Final = "practice"
 PASSWORD_LENGTHS: Final = range(8, 257)
 RECENT: Final = timedelta(minutes=15)
 """How long a sign-in counts as fresh: here for changes of ways to sign in, and at a provider for us."""
+OWN_NAMES: Final = ("user_name", "first_name", "last_name", "email")
+"""Fields of a user that his password must not consist of."""
 TYPED_PASSWORD: Final = 1_024
 """Longest password before normalisation, which can make it shorter; what is longer is not even looked at."""
 
@@ -250,14 +252,36 @@ def nfkc(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
-def check_password(password: str, user_name: str, common: Set[str]) -> str:
+def too_easy() -> Invalid:
+    return Invalid.field("password", "too_common", "This password is too easy to guess")
+
+
+def check_password(password: str, names: Iterable[str], *, common: Set[str], context: Set[str]) -> str:
     """The password as it will be hashed. Any characters but NUL and halves of surrogate pairs; no composition rules
-    (ASVS 5.0 6.2); refused when the whole of it is a common password or the user's name."""
+    (ASVS 5.0 6.2); refused when the whole of it is a common password or one of the names (the user's, his companies'),
+    or is made of words of those and of the context."""
     if any(character == "\0" or 0xD800 <= ord(character) < 0xE000 for character in password):
         raise Invalid.field("password", "invalid_text", "This character cannot be part of a password")
     chosen = nfkc(password[: TYPED_PASSWORD + 1])
     if len(password) > TYPED_PASSWORD or len(chosen) not in PASSWORD_LENGTHS:
         raise Invalid.field("password", "length", "A password has 8 to 256 characters")
-    if chosen.casefold() in common or chosen.casefold() == user_name.casefold():
-        raise Invalid.field("password", "too_common", "This password is too easy to guess")
+    folded = [nfkc(name).casefold() for name in names]
+    if chosen.casefold() in common or chosen.casefold() in folded or made_of(chosen, context | _words(folded)):
+        raise too_easy()
     return chosen
+
+
+def _words(names: Iterable[str]) -> set[str]:
+    """What names are made of, as far as it has three letters or more."""
+    parts = ("".join(c if c.isalpha() else " " for c in name).split() for name in names)
+    return {word for words in parts for word in words if len(word) > 2}
+
+
+def made_of(password: str, words: Set[str]) -> bool:
+    """Whether the letters of a password, at least half of it, are these words (casefolded) one after the other."""
+    letters = "".join(filter(str.isalpha, password.casefold()))
+    reached = {0}
+    for end in range(1, len(letters) + 1):
+        if any(letters.endswith(word, 0, end) and end - len(word) in reached for word in words):
+            reached.add(end)
+    return 2 * len(letters) >= len(password) and len(letters) in reached

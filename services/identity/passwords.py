@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 _THREADS: Final = 2
 _QUEUE: Final = 64
 _COMMON: Final = "common_passwords.txt"
+_CONTEXT: Final = "context_words.txt"
 
 
 @cache
@@ -26,6 +27,13 @@ def common_passwords() -> frozenset[str]:
     """The blocklist, in the form in which passwords are compared with it."""
     lines = resources.files(__package__).joinpath(_COMMON).read_text("utf-8").splitlines()
     return frozenset(line.casefold() for line in lines if not line.startswith("#"))
+
+
+@cache
+def context_words() -> frozenset[str]:
+    """The words that everybody here knows, casefolded."""
+    lines = resources.files(__package__).joinpath(_CONTEXT).read_text("utf-8").splitlines()
+    return frozenset(word.casefold() for line in lines if not line.startswith("#") for word in line.split())
 
 
 class Hasher:

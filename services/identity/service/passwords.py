@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -9,15 +10,16 @@ from uuid import UUID
 import asyncpg
 
 from services.identity import codes
-from services.identity.domain import TYPED_PASSWORD, User, check_password, nfkc
-from services.identity.passwords import Hasher, common_passwords
+from services.identity.domain import OWN_NAMES, TYPED_PASSWORD, User, nfkc
+from services.identity.passwords import Hasher
 from services.identity.service.acts import Act, administration
+from services.identity.service.password_rules import PasswordRules, names_around
 from services.identity.service.persons import person
 from services.identity.service.sessions import administered
 from services.identity.service.throttle import Throttle, account_name
 from services.identity.store import factors, sessions, users
 from shared.access.principal import Principal
-from shared.db import acquire
+from shared.db import Connection, acquire
 from shared.errors import Conflict, Invalid
 
 _RESET: Final = timedelta(hours=1)
@@ -33,9 +35,10 @@ class ResetCode(NamedTuple):
 class Passwords:
     """Both ways end the user's other sessions and his access tokens. Guesses count as failed sign-ins."""
 
-    def __init__(self, pool: asyncpg.Pool, hasher: Hasher, throttle: Throttle) -> None:
+    def __init__(self, pool: asyncpg.Pool, hasher: Hasher, rules: PasswordRules, throttle: Throttle) -> None:
         self._pool = pool
         self._hasher = hasher
+        self._rules = rules
         self._throttle = throttle
 
     async def change(self, caller: Principal, old: str, new: str, address: str) -> None:
@@ -43,7 +46,8 @@ class Passwords:
         async with acquire(self._pool) as connection:
             me = await person(connection, caller)
             found = await users.user_by_name(connection, me.user.user_name)
-        chosen = check_password(new, me.user.user_name, common_passwords())
+            names = await _names(connection, me.user)
+        chosen = await self._rules.check(new, names)
         encoded = found[1] if found else None
         name = account_name(me.user.user_name)
         async with self._throttle.attempt(name, address, "password_change_failed") as attempt:
@@ -76,7 +80,7 @@ class Passwords:
     async def reset(self, user_name: str, code: str, password: str, address: str) -> None:
         """Unknown user, wrong code and old code give one answer. A second factor is still asked for at sign-in."""
         name = account_name(user_name)
-        chosen = check_password(password, name, common_passwords())
+        await self._rules.check(password, (name,))
         digest = codes.code_hash(code) or b""
         async with self._throttle.attempt(name, address, "password_reset_failed") as attempt:
             async with acquire(self._pool) as connection:
@@ -88,7 +92,10 @@ class Passwords:
                 attempt.succeeded()
         done = False
         if user is not None and attempt.right:
-            fresh = await self._hasher.hash(chosen)
+            async with acquire(self._pool) as connection:
+                names = await _names(connection, user)
+            # Again, now that it may be known who he is: a refusal leaves the code good.
+            fresh = await self._hasher.hash(await self._rules.check(password, names))
             async with administration(self._pool) as act:
                 if await factors.use_reset(act.connection, user.id, digest):
                     own = Act(act.connection, user.id, user.user_name)
@@ -97,6 +104,10 @@ class Passwords:
                     done = True
         if not done:
             raise Invalid.field("code", "wrong_code", "The user name or the code is not right, or the code has expired")
+
+
+async def _names(connection: Connection, user: User) -> Sequence[str]:
+    return await names_around(connection, [getattr(user, name) for name in OWN_NAMES], user.company_ids)
 
 
 async def _set(act: Act, user: User, encoded: str, *, but: UUID | None) -> None:

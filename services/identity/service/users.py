@@ -12,8 +12,9 @@ import asyncpg
 from services.identity import domain
 from services.identity.domain import CUSTOMER, Company, Editor, Location, User
 from services.identity.explain import refusals
-from services.identity.passwords import Hasher, common_passwords
+from services.identity.passwords import Hasher
 from services.identity.service.acts import Act, administration, changed_fields, current_editor
+from services.identity.service.password_rules import PasswordRules, names_around
 from services.identity.service.persons import person
 from services.identity.store import companies as company_store
 from services.identity.store import factors, sessions
@@ -41,9 +42,10 @@ class Access:
 class Users:
     """Administrators see the members of the company they are in, and of those only what they share (U5)."""
 
-    def __init__(self, pool: asyncpg.Pool, hasher: Hasher) -> None:
+    def __init__(self, pool: asyncpg.Pool, hasher: Hasher, rules: PasswordRules) -> None:
         self._pool = pool
         self._hasher = hasher
+        self._rules = rules
 
     async def list(self, caller: Principal, after: UUID | None, limit: int) -> Sequence[User]:
         async with acquire(self._pool) as connection:
@@ -85,7 +87,7 @@ class Users:
 
     async def create(self, caller: Principal, fields: Mapping[str, Any], password: str | None) -> User:
         """`fields` are the user's, as the body gave them. Raises Invalid (naming the field) and Forbidden."""
-        encoded = await self._encode(password, fields["user_name"])
+        encoded = await self._encode(caller, password, fields)
         given = dict(fields)
         location_ids = given.pop("emr_location_ids", ())
         async with administration(self._pool, caller) as act:
@@ -102,7 +104,7 @@ class Users:
     async def change(self, caller: Principal, user_id: UUID, fields: Mapping[str, Any], password: str | None) -> User:
         """Only the fields given change. Raises NotFound, Invalid (naming the field) and Forbidden."""
         known = await self.get(caller, user_id)
-        encoded = await self._encode(password, fields.get("user_name", known.user_name))
+        encoded = await self._encode(caller, password, {**_own(known), **fields})
         given = dict(fields)
         location_ids = given.pop("emr_location_ids", None)
         async with administration(self._pool, caller) as act:
@@ -128,10 +130,20 @@ class Users:
             await _audit_change(act, before, after, encoded is not None)
         return editor.sees(after)
 
-    async def _encode(self, password: str | None, user_name: str) -> str | None:
+    async def _encode(self, caller: Principal, password: str | None, fields: Mapping[str, Any]) -> str | None:
+        """The hash, if the password may be that of the user with these fields."""
         if password is None:
             return None
-        return await self._hasher.hash(domain.check_password(password, user_name, common_passwords()))
+        async with acquire(self._pool) as connection:
+            editor = await current_editor(connection, caller)
+            # Of companies that the editor does not have, not even a refusal may tell the name.
+            mine = filter(editor.may_grant, fields.get("company_ids") or filter(None, [caller.company_id]))
+            names = await names_around(connection, [fields[name] for name in domain.OWN_NAMES], mine)
+        return await self._hasher.hash(await self._rules.check(password, names))
+
+
+def _own(user: User) -> dict[str, Any]:
+    return {name: getattr(user, name) for name in (*domain.OWN_NAMES, "company_ids")}
 
 
 def _changed(editor: Editor, before: User, given: dict[str, Any]) -> User:
