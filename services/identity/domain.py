@@ -20,6 +20,8 @@ CUSTOMER: Final = "customer"
 PARTNER: Final = "partner"
 PRACTICE: Final = "practice"
 PASSWORD_LENGTHS: Final = range(8, 257)
+INITIAL: Final = timedelta(days=3)
+"""How long an initial password waits for being changed."""
 RECENT: Final = timedelta(minutes=15)
 """How long a sign-in counts as fresh: here for changes of ways to sign in, and at a provider for us."""
 OWN_NAMES: Final = ("user_name", "first_name", "last_name", "email")

@@ -121,6 +121,8 @@ class LocationChange(Patch):
 
 
 class UserNew(New):
+    """`must_change_password`: the password signs in for three days, and only to choose another."""
+
     user_name: UserName
     first_name: Line
     last_name: Line
@@ -128,6 +130,7 @@ class UserNew(New):
     user_type: UserType
     role: RoleKey
     password: str | None = None
+    must_change_password: bool = False
     affiliation: Affiliation = "practice"
     company_ids: Several[Id] | None = None
     default_company_id: Id | None = None
@@ -136,6 +139,8 @@ class UserNew(New):
 
 
 class UserChange(Patch):
+    """`must_change_password`: as for a new user, of the password that is given with it."""
+
     user_name: UserName | None = None
     first_name: Line | None = None
     last_name: Line | None = None
@@ -143,6 +148,7 @@ class UserChange(Patch):
     user_type: UserType | None = None
     role: RoleKey | None = None
     password: str | None = None
+    must_change_password: bool = False
     affiliation: Affiliation | None = None
     company_ids: Several[Id] | None = None
     default_company_id: Id | None = None

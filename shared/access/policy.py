@@ -19,6 +19,8 @@ INTERNAL_CLIENT: Final = "internal"
 MFA_ENROLMENT: Final = "mfa_enrolment"
 """Role in the token of a person who has yet to enrol the second factor that his company requires. It is no role of the
 catalogue, so nothing but the enrolment admits it."""
+PASSWORD_CHANGE: Final = "password_change"  # noqa: S105
+"""Role in the token of a person whose password is an initial one: it admits to choosing another and to nothing else."""
 BREAK_GLASS: Final = "break_glass"
 """Role in a token of the operator for an emergency (45 CFR 164.312(a)(2)(ii)): it sees what any role sees in one
 company and changes nothing. Nobody has it for longer than minutes, so it is no role of the catalogue."""

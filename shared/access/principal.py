@@ -13,6 +13,7 @@ from shared.access.policy import (
     MFA_ENROLMENT,
     NOTHING,
     OPERATOR,
+    PASSWORD_CHANGE,
     Grant,
     role,
 )
@@ -80,10 +81,13 @@ class Guard:
     emr: bool = False
     internal: bool = False
     enrolment: bool = False
+    password_change: bool = False
 
     def admits(self, principal: Principal) -> bool:
         if principal.role == MFA_ENROLMENT:
             return self.enrolment
+        if principal.role == PASSWORD_CHANGE:
+            return self.password_change
         if principal.is_operator:
             return self.operator or self.authenticated
         if principal.is_emr:

@@ -17,9 +17,11 @@ ROLES: Final[dict[str, Any]] = tomllib.loads(_FILE.read_text("utf-8"))["roles"]
 MACHINES: Final = ("operator", "emr", "internal")
 ENROLLING: Final = "mfa_enrolment"
 """Signed in by password where a second factor is required and not yet there: may do nothing but enrol it."""
+CHANGING: Final = "password_change"
+"""Signed in by a password that somebody else chose: may do nothing but choose another."""
 UNKNOWN: Final = "janitor"
 """A role that no catalogue has."""
-CALLERS: Final = (*ROLES, *MACHINES, ENROLLING, UNKNOWN)
+CALLERS: Final = (*ROLES, *MACHINES, ENROLLING, CHANGING, UNKNOWN)
 
 # D9: `partial` is view, and the few actions that ask for `partial`; it is no `add`.
 _MEETS: Final = {
@@ -55,11 +57,11 @@ def _term(words: list[str], caller: str) -> bool:
     if words == ["public"]:
         return True
     if words == ["anyone"]:
-        return caller != ENROLLING
+        return caller not in (ENROLLING, CHANGING)
     if words == ["member"]:
         return caller in ROLES
     if len(words) == 1:
-        assert words[0] in (*MACHINES, ENROLLING, "nobody"), words
+        assert words[0] in (*MACHINES, ENROLLING, CHANGING, "nobody"), words
         return caller == words[0]
     area, level, *scope = words
     assert any(area in role["grants"] for role in ROLES.values()), area

@@ -412,10 +412,14 @@ class TestBootstrap:
             line = next(line for line in printed.splitlines() if "operator" in line)
             generated = line.rsplit(" ", 1)[1]
             async with IdentityStack.running(dsn, operator_password=None) as identity:
-                session = await identity.sign_in("operator", generated)
+                first = await identity.sign_in("operator", generated)
+                assert first["scope"] == "password_change"
+                own = {"old_password": generated, "password": "chosen by the person"}
+                assert (await identity.post("/v1/me/password", own, first["access_token"])).status == 204
+                session = await identity.sign_in("operator", "chosen by the person")
             assert generated not in capsys.readouterr().out
             async with IdentityStack.running(dsn, operator_password=SecretStr("given by the operator")) as identity:
-                assert (await password_grant(identity, "operator", generated)).status == 400
+                assert (await password_grant(identity, "operator", "chosen by the person")).status == 400
                 assert (await refresh(identity, session["refresh_token"])).status == 400
                 assert await identity.sign_in("operator", "given by the operator")
             async with IdentityStack.running(dsn, internal_client_secret=SecretStr("another secret")) as identity:

@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey
 from services.identity.api import ENDPOINTS
 from services.identity.sealing import Sealer
 from services.identity.service.keys import active_key
-from tests.access.oracle import ENROLLING, ROLES, UNKNOWN
+from tests.access.oracle import CHANGING, ENROLLING, ROLES, UNKNOWN
 from tests.support.access import FACTS, Reply, Row, World, checksums
 from tests.support.bad_tokens import signed_again
 from tests.support.databases import Databases
@@ -55,7 +55,7 @@ _OWN: Final = (
     Row("DELETE /v1/me/passkeys/{fresh}", _SELF, 404),
     Row("GET /v1/me/sessions", _SELF),
     Row("DELETE /v1/me/sessions/{fresh}", _SELF, 404),
-    Row("POST /v1/me/password", _SELF, 422, {}),
+    Row("POST /v1/me/password", f"{_SELF} | {CHANGING}", 422, {}),
 )
 _ADMINISTRATION: Final = (
     Row("GET /v1/companies", _COMPANY, unbound=_ALL),

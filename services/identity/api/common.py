@@ -61,6 +61,8 @@ PERSON: Final = Guard(member=True, operator=True)
 """Whoever signs in as a person."""
 ENROLLING: Final = Guard(member=True, operator=True, enrolment=True)
 """The same, and who has yet to enrol the second factor that his company requires."""
+CHANGING: Final = Guard(member=True, operator=True, password_change=True)
+"""The same, and who has to choose a password of his own first."""
 
 
 def address(call: Call) -> str:

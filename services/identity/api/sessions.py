@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from services.identity.api.common import PERSON, address, document, services
+from services.identity.api.common import CHANGING, PERSON, address, document, services
 from services.identity.documents import ResetCodeDocument, SessionList
 from services.identity.wire import PasswordChange, PasswordReset
 from shared.access.principal import PUBLIC, area
@@ -58,7 +58,7 @@ ENDPOINTS: Final = (
         "POST",
         "/v1/me/password",
         _change_password,
-        PERSON,
+        CHANGING,
         "Change one's own password; one's other sessions end",
         body=PasswordChange,
         status=204,

@@ -27,9 +27,9 @@ async def _list(call: Call) -> web.StreamResponse:
 
 
 async def _create(call: Call) -> web.StreamResponse:
-    fields = call.body.given()
-    password = fields.pop("password", None)
-    return document(UserDocument, await services(call).users.create(call.principal, fields, password), 201)
+    fields, password, initial = _body(call)
+    made = await services(call).users.create(call.principal, fields, password, initial=initial)
+    return document(UserDocument, made, 201)
 
 
 async def _get(call: Call) -> web.StreamResponse:
@@ -37,10 +37,16 @@ async def _get(call: Call) -> web.StreamResponse:
 
 
 async def _change(call: Call) -> web.StreamResponse:
-    fields = call.body.given()
-    password = fields.pop("password", None)
-    changed = await services(call).users.change(call.principal, call.path_id(), fields, password)
+    fields, password, initial = _body(call)
+    changed = await services(call).users.change(call.principal, call.path_id(), fields, password, initial=initial)
     return document(UserDocument, changed)
+
+
+def _body(call: Call) -> tuple[dict[str, Any], str | None, bool]:
+    """The user's fields, his password, and whether it is an initial one."""
+    fields = call.body.given()
+    password, initial = fields.pop("password", None), fields.pop("must_change_password", False)
+    return fields, password, initial
 
 
 async def _access(call: Call) -> web.StreamResponse:

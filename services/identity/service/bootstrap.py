@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
 
-from services.identity.domain import Client, User, nfkc
+from services.identity.domain import INITIAL, Client, User, nfkc
 from services.identity.passwords import Hasher
 from services.identity.sealing import Sealer
 from services.identity.service.acts import Act, administration
@@ -31,8 +32,8 @@ async def bootstrap(
     internal_secret: str | None,
     say: Callable[[str], object],
 ) -> None:
-    """Safe to repeat, and from several processes at once. `say` gets the operator's password when one is generated,
-    which happens once: when none is configured and there is no operator yet."""
+    """Safe to repeat, and from several processes at once. `say` gets the operator's password when one is generated:
+    when none is configured and there is no operator yet, or nobody has changed the generated one in time."""
     generated = None
     async with administration(pool) as act:
         await ensure_keys(act, sealer)
@@ -43,8 +44,16 @@ async def bootstrap(
         found = await users.user_by_name(act.connection, OPERATOR)
         if found is None:
             generated = None if operator_password else secrets.token_urlsafe(18)
-            await _create_operator(act, await hasher.hash(nfkc(operator_password or generated or "")))
-        elif operator_password and not await hasher.verify(found[1], nfkc(operator_password)):
+            await _create_operator(
+                act, await hasher.hash(nfkc(operator_password or generated or "")), _until(generated)
+            )
+        elif operator_password is None:
+            until = await users.initial_until(act.connection, found[0].id)
+            if until is not None and until <= datetime.now(UTC):
+                generated = secrets.token_urlsafe(18)
+                await users.set_password(act.connection, found[0].id, await hasher.hash(generated), _until(generated))
+                await act.audit("user_changed", found[0].id, changed=["password"])
+        elif not await hasher.verify(found[1], nfkc(operator_password)):
             await users.set_password(act.connection, found[0].id, await hasher.hash(nfkc(operator_password)))
             await act.withdraw_tokens(found[0].id)
             await sessions.end_sessions(act.connection, found[0].id)
@@ -66,7 +75,11 @@ async def reset_mfa(pool: asyncpg.Pool, user_name: str) -> bool:
     return True
 
 
-async def _create_operator(act: Act, password_hash: str) -> None:
+def _until(generated: str | None) -> datetime | None:
+    return datetime.now(UTC) + INITIAL if generated else None
+
+
+async def _create_operator(act: Act, password_hash: str, initial_until: datetime | None) -> None:
     operator = User(
         id=uuid7(),
         user_name=OPERATOR,
@@ -76,6 +89,6 @@ async def _create_operator(act: Act, password_hash: str) -> None:
         user_type=OPERATOR,
         role=OPERATOR,
     )
-    await users.insert_user(act.connection, operator, password_hash)
+    await users.insert_user(act.connection, operator, password_hash, initial_until)
     await act.publish_user(operator)
     await act.audit("user_created", operator.id)

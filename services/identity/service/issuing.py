@@ -2,7 +2,8 @@
 
 A second factor is due when the person has enrolled one, or when the company requires one (`mfa_required`). Who has none
 yet gets, by his password, a token without company and without a role of the matrix: it admits to the enrolment and to
-nothing else, has no session and lives for minutes (decision record 11).
+nothing else, has no session and lives for minutes (decision record 11). Whose password is an initial one gets one that
+admits to choosing another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from services.identity.service.keys import active_key
 from services.identity.store import companies, sessions
 from services.identity.store.sessions import RefreshToken
 from services.identity.tokens import Claims, Issuer, new_secret, secret_hash
-from shared.access.policy import MFA_ENROLMENT, OPERATOR
+from shared.access.policy import MFA_ENROLMENT, OPERATOR, PASSWORD_CHANGE
 from shared.db import Connection
 
 CONSOLE: Final = "console"
@@ -154,6 +155,13 @@ class SessionIssuer:
         claims = replace(person_claims(user, None), role=MFA_ENROLMENT, locations=())
         token = await self._signed(connection, claims, uuid4())
         return Tokens(token, self.issuer.seconds, None, scope=MFA_ENROLMENT)
+
+    async def for_new_password(self, connection: Connection, user: User) -> Tokens:
+        """The token for choosing a password of one's own, for whose is an initial one."""
+        await Act(connection, user.id, user.user_name).audit("password_change_begun", user.id, user.company_ids)
+        claims = replace(person_claims(user, None), role=PASSWORD_CHANGE, locations=())
+        token = await self._signed(connection, claims, uuid4())
+        return Tokens(token, self.issuer.seconds, None, scope=PASSWORD_CHANGE)
 
     async def for_minutes(self, connection: Connection, claims: Claims, seconds: int) -> Tokens:
         """An access token without a session, which ends after so many seconds at the latest."""

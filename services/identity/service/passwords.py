@@ -56,6 +56,8 @@ class Passwords:
                 attempt.succeeded()
         if not attempt.right:
             raise Invalid.field("old_password", "wrong_password", "This is not your password")
+        if chosen == nfkc(old):
+            raise Invalid.field("password", "unchanged", "Choose another password than the one you have")
         fresh = await self._hasher.hash(chosen)
         async with administration(self._pool, caller) as act:
             me = await person(act.connection, caller)

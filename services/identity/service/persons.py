@@ -11,7 +11,7 @@ from services.identity.service.acts import Act, current_user
 from services.identity.store import factors, sessions, users
 from services.identity.store.factors import Factors
 from services.identity.store.sessions import RefreshToken
-from shared.access.policy import MFA_ENROLMENT
+from shared.access.policy import MFA_ENROLMENT, PASSWORD_CHANGE
 from shared.access.principal import Principal
 from shared.db import Connection
 from shared.errors import Forbidden, Unauthenticated
@@ -19,7 +19,8 @@ from shared.errors import Forbidden, Unauthenticated
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """The caller, what he has enrolled, and his session (None: an enrolment token)."""
+    """The caller, what he has enrolled, and his session (None: a token for the enrolment, or for
+    choosing a password)."""
 
     user: User
     factors: Factors
@@ -57,7 +58,8 @@ async def strengthen(connection: Connection, me: Person, methods: tuple[str, ...
 async def person(connection: Connection, caller: Principal) -> Person:
     """The person who calls, as the database knows him now. Raises Unauthenticated when his session has ended, or when
     a token for the enrolment is used although there is something enrolled."""
-    if caller.role != MFA_ENROLMENT:
+    limited = caller.role in (MFA_ENROLMENT, PASSWORD_CHANGE)
+    if not limited:
         user: User | None = await current_user(connection, caller)
     else:
         user = await users.user(connection, caller.subject)
@@ -67,8 +69,8 @@ async def person(connection: Connection, caller: Principal) -> Person:
         raise Unauthenticated("Your rights have changed: get a new token", code="token_stale")
     enrolled = await factors.factors(connection, user.id)
     session = None
-    if caller.role != MFA_ENROLMENT:
+    if not limited:
         session = await sessions.session_of(connection, UUID(caller.token_id))
-    if (session is None) != (caller.role == MFA_ENROLMENT) or (session is None and enrolled.any):
+    if (session is None) != limited or (caller.role == MFA_ENROLMENT and enrolled.any):
         raise Unauthenticated("Your session has ended: sign in again")
     return Person(user, enrolled, session)

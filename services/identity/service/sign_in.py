@@ -79,11 +79,27 @@ class SignIn:
             locked = await users.user_for_share(connection, user.id)
             if locked is None or not locked[0].active or locked[1] != encoded:
                 raise wrong_credentials()
-            has_factor = (await factors.factors(connection, user.id)).any
-            methods = PASSWORD_AND_CODE if attempt.coded else PASSWORD
-            tokens = await self._issuing.open(connection, locked[0], company, methods, has_factor=has_factor)
+            tokens = await self._tokens(connection, locked[0], company, coded=attempt.coded)
+        if tokens is None:
+            raise wrong_credentials()
         await self._strengthen(user, encoded, password)
         return tokens
+
+    async def _tokens(self, connection: Connection, user: User, company: str | None, *, coded: bool) -> Tokens | None:
+        """For who has given the right password, and the code if he has one; None when it was an initial password that
+        nobody has changed in time."""
+        until = await users.initial_until(connection, user.id)
+        if until is None:
+            has_factor = (await factors.factors(connection, user.id)).any
+            methods = PASSWORD_AND_CODE if coded else PASSWORD
+            return await self._issuing.open(connection, user, company, methods, has_factor=has_factor)
+        if until > datetime.now(UTC):
+            return await self._issuing.for_new_password(connection, user)
+        act = Act(connection, user.id, user.user_name)
+        await act.audit(
+            "sign_in_failed", user.id, user.company_ids, methods=PASSWORD, reason="initial_password_expired"
+        )
+        return None
 
     async def _ask_for_code(self, user: User, otp: str | None, attempt: Attempt) -> None:
         """Decide an attempt whose password is right."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -85,8 +86,12 @@ class Users:
                 raise NotFound()
             return await store.list_users(connection, company_id, after, limit)
 
-    async def create(self, caller: Principal, fields: Mapping[str, Any], password: str | None) -> User:
-        """`fields` are the user's, as the body gave them. Raises Invalid (naming the field) and Forbidden."""
+    async def create(
+        self, caller: Principal, fields: Mapping[str, Any], password: str | None, *, initial: bool = False
+    ) -> User:
+        """`fields` are the user's, as the body gave them; `initial`: the password only serves to choose another. Raises
+        Invalid (naming the field) and Forbidden."""
+        until = _initial_until(password, initial=initial)
         encoded = await self._encode(caller, password, fields)
         given = dict(fields)
         location_ids = given.pop("emr_location_ids", ())
@@ -96,13 +101,22 @@ class Users:
             default = given.pop("default_company_id", None) or next(iter(company_ids), None)
             user = User(id=uuid7(), company_ids=company_ids, default_company_id=default, **given)
             user = await _checked(act.connection, editor, None, user, location_ids, new_password=password is not None)
-            await store.insert_user(act.connection, user, encoded)
+            await store.insert_user(act.connection, user, encoded, until)
             await act.publish_user(user)
             await act.audit("user_created", user.id, user.company_ids)
         return editor.sees(user)
 
-    async def change(self, caller: Principal, user_id: UUID, fields: Mapping[str, Any], password: str | None) -> User:
+    async def change(
+        self,
+        caller: Principal,
+        user_id: UUID,
+        fields: Mapping[str, Any],
+        password: str | None,
+        *,
+        initial: bool = False,
+    ) -> User:
         """Only the fields given change. Raises NotFound, Invalid (naming the field) and Forbidden."""
+        until = _initial_until(password, initial=initial)
         known = await self.get(caller, user_id)
         encoded = await self._encode(caller, password, {**_own(known), **fields})
         given = dict(fields)
@@ -121,7 +135,7 @@ class Users:
                 await store.update_user(act.connection, before, after)
                 await act.publish_user(after)
             if encoded is not None:
-                await store.set_password(act.connection, user_id, encoded)
+                await store.set_password(act.connection, user_id, encoded, until)
                 await factors.drop_reset(act.connection, user_id)
             if encoded is not None or domain.rights_changed(before, after):
                 after = replace(after, authz_version=await act.withdraw_tokens(user_id))
@@ -140,6 +154,14 @@ class Users:
             mine = filter(editor.may_grant, fields.get("company_ids") or filter(None, [caller.company_id]))
             names = await names_around(connection, [fields[name] for name in domain.OWN_NAMES], mine)
         return await self._hasher.hash(await self._rules.check(password, names))
+
+
+def _initial_until(password: str | None, *, initial: bool) -> datetime | None:
+    if not initial:
+        return None
+    if password is None:
+        raise Invalid.field("must_change_password", "needs_password", "Only together with a password")
+    return datetime.now(UTC) + domain.INITIAL
 
 
 def _own(user: User) -> dict[str, Any]:

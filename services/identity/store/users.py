@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -65,10 +66,12 @@ async def list_users(connection: Connection, company_id: UUID | None, after: UUI
     return [_user(row) for row in rows]
 
 
-async def insert_user(connection: Connection, user: User, password_hash: str | None) -> None:
+async def insert_user(
+    connection: Connection, user: User, password_hash: str | None, initial_until: datetime | None = None
+) -> None:
     await connection.execute(
-        f"insert into app_user ({_COLUMNS}, password_hash)"
-        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        f"insert into app_user ({_COLUMNS}, password_hash, password_initial_until)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         user.id,
         user.user_name,
         user.first_name,
@@ -82,6 +85,7 @@ async def insert_user(connection: Connection, user: User, password_hash: str | N
         user.version,
         user.authz_version,
         password_hash,
+        initial_until,
     )
     await _insert_companies(connection, user, user.company_ids)
     await _insert_locations(connection, user, user.locations)
@@ -135,8 +139,23 @@ async def _insert_locations(connection: Connection, user: User, grants: Sequence
     )
 
 
-async def set_password(connection: Connection, user_id: UUID, password_hash: str) -> None:
-    await connection.execute("update app_user set password_hash = $2 where id = $1", user_id, password_hash)
+async def set_password(
+    connection: Connection, user_id: UUID, password_hash: str, initial_until: datetime | None = None
+) -> None:
+    await connection.execute(
+        "update app_user set password_hash = $2, password_initial_until = $3 where id = $1",
+        user_id,
+        password_hash,
+        initial_until,
+    )
+
+
+async def initial_until(connection: Connection, user_id: UUID) -> datetime | None:
+    """Until when the user's password serves to choose another, and for nothing else; None: it is his own."""
+    until: datetime | None = await connection.fetchval(
+        "select password_initial_until from app_user where id = $1", user_id
+    )
+    return until
 
 
 async def replace_hash(connection: Connection, user_id: UUID, old: str, new: str) -> None:
