@@ -57,6 +57,8 @@ class Config(BaseSettings):
 
     operator_password: SecretStr | None = None
     """Password of the bootstrap user `operator`; generated and printed once when absent (embedded run)."""
+    operator_mfa_required: bool = False
+    """True: the operator needs a second factor; while he has none he gets a token for its enrolment only."""
     internal_client_secret: SecretStr | None = None
     """Secret shared by the services' own client (`client_id` "internal")."""
     identity_secrets_key: SecretStr | None = None

@@ -81,6 +81,7 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             sealer,
             idle=timedelta(seconds=config.session_idle_seconds),
             longest=timedelta(seconds=config.session_seconds),
+            operator_mfa=config.operator_mfa_required,
         )
         throttle = Throttle(pool)
         app[SERVICES] = Services(

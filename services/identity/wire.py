@@ -206,18 +206,23 @@ class PasskeyNew(Body):
 
 
 class PasskeySignIn(Body):
+    """`refresh_token`: of a session that ends with this sign-in."""
+
     credential: dict[str, Any]
     company_id: str | None = None
+    refresh_token: Ticket | None = None
 
 
 class OidcFinish(Body):
-    """`state`, `code` and `iss` are the provider's answer (RFC 9207 for the last), `handle` what the start gave."""
+    """`state`, `code` and `iss` are the provider's answer (RFC 9207 for the last), `handle` what the start gave;
+    `refresh_token` is of a session that ends with this sign-in."""
 
     handle: Ticket
     state: Ticket
     code: Annotated[str, StringConstraints(pattern=r"^[ -~]{1,4096}$")]
     iss: str | None = None
     company_id: str | None = None
+    refresh_token: Ticket | None = None
 
 
 class PageQuery(Query):

@@ -312,6 +312,15 @@ async def test_the_session_counts_from_when_the_provider_asked_the_person(
     assert (refusal.status, refusal.body["code"]) == (403, "sign_in_again")
 
 
+async def test_a_sign_in_ends_the_session_before_if_it_says_so(identity: IdentityStack, provider: FakeProvider) -> None:
+    provider.claims = verified(await somebody(identity))
+    old = (await sign_in(identity, provider)).body
+    new = await sign_in(identity, provider, refresh_token=old["refresh_token"])
+    assert new.status == 200
+    assert (await renew(identity, old["refresh_token"])).status == 400
+    assert (await identity.get("/v1/me/sessions", new.body["access_token"])).status == 200
+
+
 async def test_the_signature_must_be_the_providers(identity: IdentityStack, provider: FakeProvider) -> None:
     provider.claims = verified(await somebody(identity))
     kid = provider.published.as_dict(private=False)["kid"]

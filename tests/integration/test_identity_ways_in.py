@@ -1,17 +1,19 @@
 """Changes of ways to sign in: only soon after a sign-in, one's own and those of others; and what ends with them (ASVS
-5.0 7.4.3, 7.5.1, 7.5.2)."""
+5.0 6.3.3, 7.2.4, 7.4.3, 7.5.1, 7.5.2)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
 import pytest
 
+from shared.access.policy import MFA_ENROLMENT
 from tests.support.authenticator import Authenticator
 from tests.support.databases import Databases
-from tests.support.identity import Answer, IdentityStack
+from tests.support.identity import OPERATOR_PASSWORD, Answer, IdentityStack
 from tests.support.second_factor import App, enrol, grant, renew, run_sql
 
 _numbers = count(1)
@@ -145,7 +147,89 @@ class TestEndingSessions:
         assert (await renew(identity, other["refresh_token"])).status == 200
 
 
-async def add_passkey(identity: IdentityStack, token: str, query: str = "") -> Answer:
+class TestReplacing:
+    """A sign-in that names the refresh token of the session before ends it."""
+
+    async def test_by_password(self, identity: IdentityStack) -> None:
+        user = await somebody(identity)
+        elsewhere, old = [await identity.sign_in(user["user_name"]) for _ in range(2)]
+        new = await grant(identity, user["user_name"], refresh_token=old["refresh_token"])
+        assert new.status == 200
+        assert (await identity.get("/v1/me/sessions", new.body["access_token"])).status == 200, "stale is the old one"
+        assert (await identity.get("/v1/me/sessions", old["access_token"])).status == 401
+        assert (await renew(identity, old["refresh_token"])).status == 400
+        assert (await renew(identity, elsewhere["refresh_token"])).status == 200, "another browser's goes on"
+        assert (await renew(identity, new.body["refresh_token"])).status == 200
+
+    async def test_by_passkey(self, identity: IdentityStack) -> None:
+        user, key = await somebody(identity), Authenticator()
+        old = await identity.sign_in(user["user_name"])
+        assert (await add_passkey(identity, old["access_token"], key=key)).status == 201
+        options = (await identity.request("POST", "/v1/passkeys/options")).body
+        body = {"credential": key.get(options), "refresh_token": old["refresh_token"]}
+        new = await identity.post("/v1/passkeys/token", body)
+        assert new.status == 200, new
+        assert (await renew(identity, old["refresh_token"])).status == 400
+        assert (await renew(identity, new.body["refresh_token"])).status == 200
+
+    async def test_whosever_it_was(self, identity: IdentityStack) -> None:
+        """On a shared machine the one before has forgotten to sign out."""
+        before, after = await somebody(identity), await somebody(identity)
+        left = await identity.sign_in(before["user_name"])
+        assert (await grant(identity, after["user_name"], refresh_token=left["refresh_token"])).status == 200
+        assert (await renew(identity, left["refresh_token"])).status == 400
+
+    async def test_not_by_a_sign_in_that_fails(self, identity: IdentityStack) -> None:
+        user = await somebody(identity)
+        old = (await identity.sign_in(user["user_name"]))["refresh_token"]
+        elsewhere = await company(identity)
+        assert (await grant(identity, user["user_name"], "a wrong password", refresh_token=old)).status == 400
+        assert (await grant(identity, user["user_name"], refresh_token=old, company_id=elsewhere)).status == 400
+        await enrol(identity, await identity.token(user["user_name"]))
+        assert (await grant(identity, user["user_name"], refresh_token=old)).body["error"] == "mfa_required"
+        assert (await renew(identity, old)).status == 200
+
+    async def test_what_is_no_token_is_passed_over(self, identity: IdentityStack) -> None:
+        user = await somebody(identity)
+        ended = (await identity.sign_in(user["user_name"]))["refresh_token"]
+        await identity.form("/v1/revoke", token=ended)
+        for token in ("x", ended, "\0" * 3):
+            assert (await grant(identity, user["user_name"], refresh_token=token)).status == 200
+
+    async def test_by_many_at_once(self, identity: IdentityStack) -> None:
+        """No two of them wait for each other for ever."""
+        user = await somebody(identity)
+        old = [(await identity.sign_in(user["user_name"]))["refresh_token"] for _ in range(8)]
+        answers = await asyncio.gather(
+            *(grant(identity, user["user_name"], refresh_token=token) for token in old),
+            *(grant(identity, user["user_name"]) for _ in range(8)),
+            *(renew(identity, token) for token in old),
+        )
+        assert {answer.status for answer in answers[:16]} == {200}
+        assert {answer.status for answer in answers[16:]} <= {200, 400}
+        assert {(await renew(identity, token)).status for token in old} == {400}
+
+
+class TestTheOperatorsSecondFactor:
+    async def test_is_asked_for_where_the_setting_says_so(self, databases: Databases) -> None:
+        async with (
+            IdentityStack.fresh(databases) as plain,
+            IdentityStack.running(plain.dsn, operator_mfa_required=True) as strict,
+        ):
+            open_before = await plain.sign_in("operator", OPERATOR_PASSWORD)
+            first = await grant(strict, "operator", OPERATOR_PASSWORD)
+            assert (first.status, first.body["scope"]) == (200, MFA_ENROLMENT)
+            token = first.body["access_token"]
+            assert (await strict.get("/v1/companies", token)).status == 403
+            assert (await renew(strict, open_before["refresh_token"])).body["error"] == "mfa_required"
+            app = await enrol(strict, token)
+            assert (await grant(strict, "operator", OPERATOR_PASSWORD)).body["error"] == "mfa_required"
+            full = await grant(strict, "operator", OPERATOR_PASSWORD, otp=app.code(1))
+            assert (await strict.get("/v1/companies", full.body["access_token"])).status == 200
+            assert (await renew(strict, full.body["refresh_token"])).status == 200
+
+
+async def add_passkey(identity: IdentityStack, token: str, query: str = "", key: Authenticator | None = None) -> Answer:
     options = (await identity.request("POST", "/v1/me/passkeys/options", token=token)).body
-    body = {"name": "A phone", "credential": Authenticator().create(options)}
+    body = {"name": "A phone", "credential": (key or Authenticator()).create(options)}
     return await identity.post(f"/v1/me/passkeys{query}", body, token)

@@ -66,7 +66,15 @@ def test_the_example_names_every_secret_and_holds_none() -> None:
     assert required == set(SECRETS)
     optional = set(re.findall(r"\$\{([A-Z_]+):-", (ROOT / "docker-compose.yml").read_text()))
     oidc = {"OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"}
-    assert optional == {"VERSION", "LOG_LEVEL", "PROXY_BIND", "PROXY_PORT", "PUBLIC_URL", *oidc}
+    assert optional == {
+        "VERSION",
+        "LOG_LEVEL",
+        "PROXY_BIND",
+        "PROXY_PORT",
+        "PUBLIC_URL",
+        "OPERATOR_MFA_REQUIRED",
+        *oidc,
+    }
     assert not re.search(r"^[A-Z_]+=\S", EXAMPLE, re.MULTILINE)
 
 

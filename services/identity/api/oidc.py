@@ -24,7 +24,7 @@ async def _start(call: Call) -> web.StreamResponse:
 async def _finish(call: Call) -> web.StreamResponse:
     body = call.body
     answer = Answer(body.handle, body.state, body.code, body.iss)
-    return token_answer(await services(call).external.finish(answer, body.company_id))
+    return token_answer(await services(call).external.finish(answer, body.company_id, replaced=body.refresh_token))
 
 
 ENDPOINTS: Final = (

@@ -41,7 +41,9 @@ async def _sign_in_options(call: Call) -> web.StreamResponse:
 
 @oauth_errors
 async def _sign_in(call: Call) -> web.StreamResponse:
-    return token_answer(await services(call).passkeys.sign_in(call.body.credential, call.body.company_id))
+    body = call.body
+    tokens = await services(call).passkeys.sign_in(body.credential, body.company_id, replaced=body.refresh_token)
+    return token_answer(tokens)
 
 
 ENDPOINTS: Final = (

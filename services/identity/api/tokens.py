@@ -30,7 +30,9 @@ async def _token(call: Call) -> web.StreamResponse:
     sign_in, company = services(call).sign_in, form.get("company_id")
     if grant == "password":
         name, password = _required(form, "username"), _required(form, "password")
-        tokens = await sign_in.by_password(name, password, form.get("otp"), company, address(call))
+        tokens = await sign_in.by_password(
+            name, password, form.get("otp"), company, address(call), replaced=form.get("refresh_token")
+        )
     elif grant == "refresh_token":
         tokens = await sign_in.by_refresh_token(_required(form, "refresh_token"), company)
     elif grant == "client_credentials":

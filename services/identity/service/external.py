@@ -19,7 +19,7 @@ from services.identity.domain import User
 from services.identity.oidc import SECONDS, External, Provider, ProviderRefused
 from services.identity.sealing import SealBroken, ticket_bytes, ticket_text
 from services.identity.service.acts import Act
-from services.identity.service.issuing import OAuthError, SessionIssuer, Tokens
+from services.identity.service.issuing import OAuthError, SessionIssuer, Tokens, opening
 from services.identity.store import factors as store
 from services.identity.store import users
 from shared.access.policy import OPERATOR
@@ -70,7 +70,7 @@ class ExternalSignIn:
         facts = {"state": begun.state, "nonce": begun.nonce, "verifier": begun.verifier}
         return OidcStart(begun.authorization_url, ticket_text(self._issuing.sealer.ticket(_PURPOSE, SECONDS, facts)))
 
-    async def finish(self, answer: Answer, company: str | None) -> Tokens:
+    async def finish(self, answer: Answer, company: str | None, *, replaced: str | None = None) -> Tokens:
         """Raises OAuthError, NotFound, Unavailable."""
         if self._provider is None:
             raise NotFound()
@@ -91,13 +91,13 @@ class ExternalSignIn:
         except ProviderRefused:
             await self._note_failure()
             raise _refused() from None
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with opening(self._pool, replaced) as connection:
             user = await self._known_user(connection, who)
             if user is not None:
                 has_factor = (await store.factors(connection, user.id)).any
                 methods = _FEDERATED_MFA if who.mfa else _FEDERATED
                 return await self._issuing.open(
-                    connection, user, company, methods, has_factor=has_factor, since=who.proved_at
+                    connection, user, company, methods, has_factor=has_factor, since=who.proved_at, replaced=replaced
                 )
         await self._note_failure()
         raise _refused()

@@ -8,20 +8,24 @@ admits to choosing another.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from services.identity.domain import Company, User
 from services.identity.sealing import Sealer
-from services.identity.service.acts import Act
+from services.identity.service.acts import Act, administration
 from services.identity.service.keys import active_key
 from services.identity.store import companies, sessions
 from services.identity.store.sessions import RefreshToken
 from services.identity.tokens import Claims, Issuer, new_secret, secret_hash
 from shared.access.policy import MFA_ENROLMENT, OPERATOR, PASSWORD_CHANGE
-from shared.db import Connection
+from shared.db import Connection, acquire
 
 CONSOLE: Final = "console"
 """`client_id` of tokens that a person got: the product's own console and tools."""
@@ -70,12 +74,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class SessionIssuer:
-    """Opens and renews sessions. `idle` and `longest` bound them."""
+    """Opens and renews sessions. `idle` and `longest` bound them; `operator_mfa`: the operator takes two factors."""
 
     issuer: Issuer
     sealer: Sealer
     idle: timedelta
     longest: timedelta
+    operator_mfa: bool = False
 
     async def open(
         self,
@@ -86,17 +91,21 @@ class SessionIssuer:
         *,
         has_factor: bool,
         since: datetime | None = None,
+        replaced: str | None = None,
     ) -> Tokens:
         """A new session, or the token for the enrolment that has to come first. `since`: when the person proved
-        himself, if not now; the session counts from then. Raises OAuthError."""
+        himself, if not now; the session counts from then. `replaced`: the refresh token of a session that ends with
+        this sign-in, in the transaction of `opening`. Raises OAuthError."""
         found = await _company_of(connection, user, company)
         companies_concerned = [found.id] if found else []
         act = Act(connection, user.id, user.user_name)
-        if _MFA not in methods and (has_factor or (found is not None and found.mfa_required)):
+        if _MFA not in methods and (has_factor or self._takes_two(found)):
             if has_factor or methods != PASSWORD:
                 raise mfa_required()
             await act.audit("mfa_enrolment_begun", user.id, companies_concerned)
             return await self._for_enrolment(connection, user)
+        if replaced is not None:
+            user = await _end_replaced(act, user, replaced)
         now = datetime.now(UTC)
         started = since or now
         row = RefreshToken(
@@ -121,7 +130,7 @@ class SessionIssuer:
         nothing has changed."""
         wanted = company or (str(known.company_id) if known.company_id else None)
         found = await _company_of(connection, user, wanted)
-        if found is not None and found.mfa_required and _MFA not in known.methods:
+        if self._takes_two(found) and _MFA not in known.methods:
             raise mfa_required()
         await sessions.mark_used(connection, known.token_hash)
         # A shorter limit set since holds for the sessions that are open, too.
@@ -136,6 +145,10 @@ class SessionIssuer:
         if row.company_id is not None and row.company_id != known.company_id:
             await Act(connection, user.id, user.user_name).audit("company_entered", user.id, [row.company_id])
         return await self._issue(connection, user, row)
+
+    def _takes_two(self, company: Company | None) -> bool:
+        """Whether a second factor is required in a company; None: of the operator, who is in none."""
+        return company.mfa_required if company is not None else self.operator_mfa
 
     def ended(self, known: RefreshToken) -> bool:
         """Whether a session has been idle for too long, or has gone on for too long."""
@@ -175,6 +188,33 @@ class SessionIssuer:
 
     async def _signed(self, connection: Connection, claims: Claims, token_id: UUID) -> str:
         return self.issuer.sign(await active_key(connection, self.sealer), claims, token_id)
+
+
+@asynccontextmanager
+async def opening(pool: asyncpg.Pool, replaced: str | None) -> AsyncIterator[Connection]:
+    """A transaction for a new session. Where another one ends with it, it is an administrative one: what makes access
+    tokens stale goes into the event log."""
+    if replaced is not None:
+        async with administration(pool) as act:
+            yield act.connection
+    else:
+        async with acquire(pool) as connection, connection.transaction():
+            yield connection
+
+
+async def _end_replaced(act: Act, user: User, refresh_token: str) -> User:
+    """End the session that was open where somebody signs in (ASVS 5.0 7.2.4), whosever it is: who holds the token may
+    end it. What is no token is passed over. The user as he is then."""
+    digest = secret_hash(refresh_token)
+    owner = await sessions.owner(act.connection, digest)
+    if owner is None:
+        return user
+    version = await act.withdraw_tokens(owner)
+    known = await sessions.refresh_token_for_update(act.connection, digest)
+    if known is not None:
+        await sessions.end_family(act.connection, known.family)
+    await act.audit("session_replaced", owner)
+    return replace(user, authz_version=version) if owner == user.id else user
 
 
 def person_claims(user: User, company_id: UUID | None) -> Claims:

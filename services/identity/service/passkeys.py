@@ -13,7 +13,7 @@ import asyncpg
 from services.identity.passkeys import SECONDS, BadCredential, RelyingParty, challenge_of, credential_id_of
 from services.identity.sealing import SealBroken
 from services.identity.service.acts import Act, administration
-from services.identity.service.issuing import PASSKEY, SessionIssuer, Tokens, wrong_credentials
+from services.identity.service.issuing import PASSKEY, SessionIssuer, Tokens, opening, wrong_credentials
 from services.identity.service.persons import end_other_sessions, person, strengthen
 from services.identity.store import factors as store
 from services.identity.store import users
@@ -105,7 +105,9 @@ class Passkeys:
     def sign_in_options(self) -> dict[str, Any]:
         return self._party.sign_in_options(self._issuing.sealer.ticket(_SIGN_IN, SECONDS, {}))
 
-    async def sign_in(self, credential: Mapping[str, Any], company: str | None) -> Tokens:
+    async def sign_in(
+        self, credential: Mapping[str, Any], company: str | None, *, replaced: str | None = None
+    ) -> Tokens:
         """Raises OAuthError, one for everything that can be wrong with a credential."""
         owner: UUID | None = None
         try:
@@ -116,8 +118,8 @@ class Passkeys:
             if key is not None:
                 owner = key.user_id
                 count = self._party.verify_sign_in(credential, challenge, key.public_key, key.sign_count, owner)
-                async with acquire(self._pool) as connection, connection.transaction():
-                    return await self._open(connection, key, count, company)
+                async with opening(self._pool, replaced) as connection:
+                    return await self._open(connection, key, count, company, replaced)
         except BadCredential:
             pass
         async with acquire(self._pool) as connection:
@@ -126,11 +128,13 @@ class Passkeys:
             await Act(connection, *actor).audit("sign_in_failed", actor[0], user.company_ids if user else ())
         raise wrong_credentials()
 
-    async def _open(self, connection: Connection, key: Passkey, count: int, company: str | None) -> Tokens:
+    async def _open(
+        self, connection: Connection, key: Passkey, count: int, company: str | None, replaced: str | None
+    ) -> Tokens:
         locked = await users.user_for_share(connection, key.user_id)
         if locked is None or not locked[0].active or not await store.count_up(connection, key.id, count):
             raise BadCredential()
-        return await self._issuing.open(connection, locked[0], company, PASSKEY, has_factor=True)
+        return await self._issuing.open(connection, locked[0], company, PASSKEY, has_factor=True, replaced=replaced)
 
     async def _use(self, purpose: str, challenge: bytes) -> dict[str, Any]:
         """What a challenge of ours says; with that it is used up, whatever comes of it."""

@@ -23,6 +23,7 @@ from services.identity.service.issuing import (
     Tokens,
     mfa_required,
     no_such_company,
+    opening,
     wrong_credentials,
 )
 from services.identity.service.throttle import Attempt, Throttle, account_name
@@ -57,10 +58,18 @@ class SignIn:
         self._throttle = throttle
 
     async def by_password(
-        self, user_name: str, password: str, otp: str | None, company: str | None, address: str
+        self,
+        user_name: str,
+        password: str,
+        otp: str | None,
+        company: str | None,
+        address: str,
+        *,
+        replaced: str | None = None,
     ) -> Tokens:
         """Unknown user, wrong password, wrong code and unusable account give one answer; the first two take as long.
-        A code that is missing is asked for (`mfa_required`), which only the right password brings to light."""
+        A code that is missing is asked for (`mfa_required`), which only the right password brings to light. `replaced`:
+        a refresh token whose session ends with this sign-in."""
         name = account_name(user_name)
         async with self._throttle.attempt(name, address, "sign_in_failed", methods=PASSWORD) as attempt:
             async with acquire(self._pool) as connection:
@@ -74,25 +83,29 @@ class SignIn:
             raise mfa_required()
         if user is None or not attempt.right:
             raise wrong_credentials()
-        async with acquire(self._pool) as connection, connection.transaction():
+        async with opening(self._pool, replaced) as connection:
             # Read again under a lock: a password changed this instant must not leave a session behind.
             locked = await users.user_for_share(connection, user.id)
             if locked is None or not locked[0].active or locked[1] != encoded:
                 raise wrong_credentials()
-            tokens = await self._tokens(connection, locked[0], company, coded=attempt.coded)
+            tokens = await self._tokens(connection, locked[0], company, replaced, coded=attempt.coded)
         if tokens is None:
             raise wrong_credentials()
         await self._strengthen(user, encoded, password)
         return tokens
 
-    async def _tokens(self, connection: Connection, user: User, company: str | None, *, coded: bool) -> Tokens | None:
+    async def _tokens(
+        self, connection: Connection, user: User, company: str | None, replaced: str | None, *, coded: bool
+    ) -> Tokens | None:
         """For who has given the right password, and the code if he has one; None when it was an initial password that
         nobody has changed in time."""
         until = await users.initial_until(connection, user.id)
         if until is None:
             has_factor = (await factors.factors(connection, user.id)).any
             methods = PASSWORD_AND_CODE if coded else PASSWORD
-            return await self._issuing.open(connection, user, company, methods, has_factor=has_factor)
+            return await self._issuing.open(
+                connection, user, company, methods, has_factor=has_factor, replaced=replaced
+            )
         if until > datetime.now(UTC):
             return await self._issuing.for_new_password(connection, user)
         act = Act(connection, user.id, user.user_name)
