@@ -123,4 +123,4 @@ class ExternalSignIn:
 
     async def _note_failure(self) -> None:
         async with acquire(self._pool) as connection:
-            await Act(connection, None, "").audit("sign_in_failed", None)
+            await Act(connection, None, "").audit("sign_in_failed", None, methods=_FEDERATED)

@@ -125,7 +125,9 @@ class Passkeys:
         async with acquire(self._pool) as connection:
             user = await users.user(connection, owner) if owner else None
             actor = (user.id, user.user_name) if user else (None, "")
-            await Act(connection, *actor).audit("sign_in_failed", actor[0], user.company_ids if user else ())
+            await Act(connection, *actor).audit(
+                "sign_in_failed", actor[0], user.company_ids if user else (), methods=PASSKEY
+            )
         raise wrong_credentials()
 
     async def _open(
