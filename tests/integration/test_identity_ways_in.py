@@ -155,7 +155,10 @@ class TestReplacing:
         elsewhere, old = [await identity.sign_in(user["user_name"]) for _ in range(2)]
         new = await grant(identity, user["user_name"], refresh_token=old["refresh_token"])
         assert new.status == 200
-        assert (await identity.get("/v1/me/sessions", new.body["access_token"])).status == 200, "stale is the old one"
+        internal = await identity.internal()
+        for token, good in ((new.body["access_token"], True), (old["access_token"], False)):
+            told = await identity.request("POST", "/v1/introspect", data={"token": token}, token=internal)
+            assert told.body["active"] is good, "stale is the old one, and not the one that came with its end"
         assert (await identity.get("/v1/me/sessions", old["access_token"])).status == 401
         assert (await renew(identity, old["refresh_token"])).status == 400
         assert (await renew(identity, elsewhere["refresh_token"])).status == 200, "another browser's goes on"
