@@ -1,7 +1,8 @@
 """What the guard of a route costs: the ledger's POST of a payment as deployed, against the same without a guard.
 
 Without means: the caller is looked up by his whole header, his token is neither verified nor compared with what was
-heard of changed access, and no guard is asked. Both run as one process each, on the same PostgreSQL.
+heard of changed access, his calls are not counted, and no guard is asked. Both run as one process each, on the same
+PostgreSQL.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from shared.contracts.identity_events import HEARTBEAT, HEARTBEAT_KEY, Heartbeat
 from shared.ids import uuid7
 from shared.loopback import LoopbackBus
 from shared.process import run_process
-from shared.web import app as shared_app
+from shared.web import doorkeeper
 from shared.web.serve import serve
 
 _CHANGED: Final = 10_000
@@ -86,7 +87,8 @@ def _serve(dsn: str, port: int, public: Mapping[str, Any], tokens: tuple[str, ..
     """With tokens: those are believed unseen."""
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     logs.configure("info", "json")
-    config = Config(ledger_database_url=dsn, internal_client_secret="bench")  # noqa: S106
+    rate = 0 if tokens else 1_000_000
+    config = Config(ledger_database_url=dsn, internal_client_secret="bench", calls_per_second=rate)  # noqa: S106
     if tokens:
         _unguard(tokens)
     run_process(serve(guarded(public, config), "127.0.0.1", port, asyncio.Event()))
@@ -98,7 +100,7 @@ def _unguard(tokens: tuple[str, ...]) -> None:
     async def authenticate(request: web.Request, verifier: TokenVerifier) -> Principal:
         return callers[request.headers["Authorization"]]
 
-    shared_app.authenticate = authenticate
+    doorkeeper.authenticate = authenticate
     Guard.admits = lambda self, principal: True  # type: ignore[method-assign]
 
 

@@ -36,7 +36,7 @@ from shared.loopback import LoopbackBus
 from shared.process import bus_check
 from shared.web import json_response
 from shared.web.app import MAX_JSON_BYTES, ReadyCheck, failed_checks, problem_response
-from shared.web.serve import listening, run_all, stop_on_signals
+from shared.web.serve import harmless, listening, run_all, stop_on_signals
 
 SERVICES: Final[dict[str, Callable[[Config, Bus], web.Application]]] = {
     "identity": lambda config, _: identity_app(config),
@@ -147,12 +147,7 @@ def _root(config: Config, checks: dict[str, ReadyCheck], bus: Bus) -> web.Applic
     root = web.Application(client_max_size=MAX_JSON_BYTES)
 
     async def start_page(_: web.Request) -> web.Response:
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
-        return web.Response(text=_page(), content_type="text/html", headers=headers)
+        return web.Response(text=_page(), content_type="text/html")
 
     async def livez(_: web.Request) -> web.Response:
         return json_response({"status": "ok"})
@@ -168,6 +163,7 @@ def _root(config: Config, checks: dict[str, ReadyCheck], bus: Bus) -> web.Applic
     for name, create_app in SERVICES.items():
         root.add_subapp(f"/{name}", create_app(config, bus))
     root.router.add_route("*", "/{anything:.*}", nothing)
+    root.on_response_prepare.append(harmless)
     return root
 
 

@@ -6,7 +6,6 @@ What changes something is written down in its own transaction; what is only read
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,6 @@ from uuid import UUID
 
 import orjson
 import structlog
-from aiohttp import web
 from prometheus_client import Counter
 
 from shared.db import Connection, Record
@@ -137,18 +135,6 @@ def current_address() -> str | None:
     return _address.get()
 
 
-def remember_address(request: web.BaseRequest, behind_proxy: bool) -> None:
-    """For `current_address`, while the request is worked on. What is no address is not kept."""
-    try:
-        _address.set(str(ipaddress.ip_address(address_of(request, behind_proxy))))
-    except ValueError:
-        _address.set("unknown")
-
-
-def address_of(request: web.BaseRequest, behind_proxy: bool) -> str:
-    """Where a request comes from, as far as we know. The proxy in front puts the address that it sees last."""
-    if behind_proxy:
-        named = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-        if named:
-            return named
-    return request.remote or ""
+def remember_address(address: str) -> None:
+    """For `current_address`, while the request is worked on."""
+    _address.set(address)

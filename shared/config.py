@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.address import Network, Proxies
 
 
 class Config(BaseSettings):
@@ -73,6 +76,16 @@ class Config(BaseSettings):
     """Where browsers find the product. Passkeys are bound to its host name, which cannot be an IP address."""
     behind_proxy: bool = False
     """True: a caller's address is the last one in `X-Forwarded-For`, which the proxy in front sets."""
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Addresses and networks, separated by commas, of proxies in front of that one: an entry in `X-Forwarded-For` that
+    is one of theirs is passed over, and the one before it counts."""
+
+    calls_per_second: int = Field(default=200, ge=0)
+    """Calls of one caller, by process, after `calls_burst` that he has in hand; 0: no limit. Our own services' calls
+    are not counted."""
+    calls_burst: int = Field(default=2_000, ge=1)
+    upload_bytes: int = Field(default=1 << 30, ge=0)
+    """Uploads of one caller that a process takes at once, in all; a single one may be larger. 0: no limit."""
 
     oidc_issuer: str = ""
     """An external OpenID provider to sign in with; empty: none. With a client id, and a secret unless the client is
@@ -93,6 +106,15 @@ class Config(BaseSettings):
     """A session ends after so long, however busy it is."""
     signing_key_days: int = Field(default=90, gt=0)
     """How long a key signs access tokens before the next one takes over."""
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _separated(cls, value: Any) -> Any:
+        return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+
+    @property
+    def proxies(self) -> Proxies:
+        return Proxies(self.behind_proxy, self.trusted_proxies)
 
     def required(self, name: str) -> str:
         """The value of a secret setting, or an error that names the variable to set."""

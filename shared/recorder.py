@@ -63,8 +63,7 @@ class Recorder:
     """The audit of one process's API. `writes`: what changes something without moving money is recorded here; false
     where the use cases write it down themselves."""
 
-    def __init__(self, registry: CollectorRegistry, *, behind_proxy: bool = False, writes: bool = True) -> None:
-        self._behind_proxy = behind_proxy
+    def __init__(self, registry: CollectorRegistry, *, writes: bool = True) -> None:
         self._writes = writes
         self._waiting: deque[tuple[float, AuditEntry]] = deque()
         self._awake = asyncio.Event()
@@ -98,10 +97,6 @@ class Recorder:
         """Raises Unavailable when what is shown could not be written down: then it is not shown."""
         if len(self._waiting) >= _MOST_WAITING or self.waiting_seconds() > _PATIENCE_SECONDS:
             raise Unavailable("Reads cannot be written into the audit at present")
-
-    def begin(self, request: web.Request) -> None:
-        """Remember where the request comes from, also for what its handler writes into the audit itself."""
-        audit.remember_address(request, self._behind_proxy)
 
     async def recorded(
         self,

@@ -119,13 +119,14 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
                 passwords.close()
 
     registry = CollectorRegistry()
-    audit = Recorder(registry, behind_proxy=config.behind_proxy, writes=False)
+    audit = Recorder(registry, writes=False)
     parts = shared_web.AppParts(
         name="identity",
         title="Identity: companies, users, roles and tokens",
         endpoints=ENDPOINTS,
         verifier=verifier,
         audit=audit,
+        config=config,
         ready={"database": database, "migrations": migrations},
         registry=registry,
     )

@@ -63,7 +63,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
     tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
     identity = ServiceClient(config.identity_url, tokens)
     registry = CollectorRegistry()
-    audit = Recorder(registry, behind_proxy=config.behind_proxy)
+    audit = Recorder(registry)
     guard = verifier or TokenVerifier(
         KeyCache(key_fetcher(keys)),
         issuer=config.issuer,
@@ -76,6 +76,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
         endpoints=ENDPOINTS,
         verifier=guard,
         audit=audit,
+        config=config,
         ready={"database": database, "migrations": migrations},
         registry=registry,
     )

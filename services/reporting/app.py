@@ -62,7 +62,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
         await check_migrated(app[_OWN], MIGRATIONS)
 
     registry = CollectorRegistry()
-    audit = Recorder(registry, behind_proxy=config.behind_proxy)
+    audit = Recorder(registry)
     guard = verifier or TokenVerifier(
         KeyCache(key_fetcher(keys)),
         issuer=config.issuer,
@@ -75,6 +75,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
         endpoints=ENDPOINTS,
         verifier=guard,
         audit=audit,
+        config=config,
         ready={"database": database, "migrations": migrations},
         registry=registry,
     )

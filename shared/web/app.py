@@ -14,10 +14,9 @@ from uuid import uuid4
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel
 
-from shared.access.principal import Principal
 from shared.access.tokens import TokenVerifier
+from shared.config import Config
 from shared.db import BUSY_OR_AWAY
 from shared.errors import (
     BadRequest,
@@ -25,25 +24,26 @@ from shared.errors import (
     Invalid,
     PayloadTooLarge,
     Problem,
-    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
     told,
 )
-from shared.recorder import BODY, QUERY, Recorder
-from shared.web.bodies import parse_body, parse_query
-from shared.web.endpoint import CORRELATION_ID, REQUEST_ID, VERIFIER, Call, Endpoint, json_response
+from shared.recorder import Recorder
+from shared.web.doorkeeper import Doorkeeper
+from shared.web.endpoint import (
+    CORRELATION_ID,
+    REFUSED_BY,
+    REQUEST_ID,
+    VERIFIER,
+    Endpoint,
+    json_response,
+    refused_by,
+)
+from shared.web.headers import secure
 from shared.web.openapi import docs_page, openapi_document
 
 MAX_JSON_BYTES = 1 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,100}\Z")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
-}
 _BEGUN = web.RequestKey("begun", web.StreamResponse)
 _NOT_LOGGED = ("/livez", "/readyz", "/metrics", "/v1/events/heads")
 """Routes that machines ask every few seconds."""
@@ -61,6 +61,7 @@ class AppParts:
     endpoints: Sequence[Endpoint]
     verifier: TokenVerifier
     audit: Recorder
+    config: Config
     ready: dict[str, ReadyCheck] = field(default_factory=dict)
     """Named checks of `/readyz`; a check fails by raising."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -70,9 +71,18 @@ def create_app(parts: AppParts) -> web.Application:
     """The application with every declared endpoint, `/livez`, `/readyz`, `/metrics`, `/openapi.json` and `/docs`."""
     app = web.Application(client_max_size=MAX_JSON_BYTES, middlewares=[_Middleware(parts).handle])
     app[VERIFIER] = parts.verifier
-    app.on_response_prepare.append(_add_headers)
+    proxies = parts.config.proxies
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        """On every answer, also one that is streamed and has left before its handler ends."""
+        request[_BEGUN] = response
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+        secure(request, response, proxies)
+
+    app.on_response_prepare.append(add_headers)
+    doorkeeper = Doorkeeper(parts.verifier, parts.audit, parts.config)
     for endpoint in parts.endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, _runner(endpoint, parts.verifier, parts.audit))
+        app.router.add_route(endpoint.method, endpoint.path, doorkeeper.runner(endpoint))
     document = openapi_document(parts.name, parts.title, parts.endpoints)
 
     async def livez(_: web.Request) -> web.Response:
@@ -104,14 +114,6 @@ def create_app(parts: AppParts) -> web.Application:
     return app
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """On every answer, also one that is streamed and has left before its handler ends."""
-    request[_BEGUN] = response
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
-    for name, value in _SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-
-
 async def failed_checks(checks: dict[str, ReadyCheck]) -> list[str]:
     """Names of the checks that failed; the reasons are logged, not shown."""
     failed = []
@@ -122,59 +124,6 @@ async def failed_checks(checks: dict[str, ReadyCheck]) -> list[str]:
             log.warning("not_ready", check=name, exc_info=True)
             failed.append(name)
     return failed
-
-
-def _runner(
-    endpoint: Endpoint, verifier: TokenVerifier, audit: Recorder
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def run(request: web.Request) -> web.StreamResponse:
-        audit.begin(request)
-        principal = None if endpoint.guard.public else await authenticate(request, verifier)
-        if principal is None:
-            return await answer(request, None)
-        return await audit.recorded(request, request[REQUEST_ID], endpoint, principal, answer)
-
-    async def answer(request: web.Request, principal: Principal | None) -> web.StreamResponse:
-        if principal is not None and not endpoint.guard.admits(principal):
-            raise Forbidden()
-        query = request[QUERY] = parse_query(endpoint.query, request.query)
-        body, digest = None, b""
-        if endpoint.body is not None:
-            body, digest = parse_body(endpoint.body, await _json_body(request, endpoint.body))
-            request[BODY] = body
-        elif endpoint.raw_types:
-            _require_type(request, endpoint.raw_types)
-        return await endpoint.handler(Call(request, endpoint, principal, body, digest, query))
-
-    return run
-
-
-async def authenticate(request: web.Request, verifier: TokenVerifier) -> Principal:
-    """The caller of a request, by its `Authorization: Bearer` header only."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token or len(request.headers.getall("Authorization")) != 1:
-        raise Unauthenticated(headers={"WWW-Authenticate": "Bearer"})
-    principal = await verifier.verify(token)
-    structlog.contextvars.bind_contextvars(subject=str(principal.subject))
-    return principal
-
-
-async def _json_body(request: web.Request, model: type[BaseModel]) -> bytes:
-    """The JSON of a request. Where every field is optional, no body at all says the same as an empty object."""
-    if not request.can_read_body and not any(field.is_required() for field in model.model_fields.values()):
-        return b"{}"
-    _require_type(request, ("application/json",))
-    return await request.read()
-
-
-def _require_type(request: web.Request, accepted: Sequence[str]) -> None:
-    if request.content_type.lower() not in accepted or (request.charset or "utf-8").lower().replace("_", "-") not in (
-        "utf-8",
-        "utf8",
-    ):
-        raise UnsupportedMediaType("Send " + " or ".join(accepted) + " in UTF-8")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Compressed bodies are not accepted")
 
 
 class _Middleware:
@@ -216,7 +165,12 @@ class _Middleware:
             self._timer(request.method if resource else "OTHER", route, response.status).observe(seconds)
             if not route.endswith(_NOT_LOGGED):
                 log.info(
-                    "request", method=request.method, route=route, status=response.status, ms=round(seconds * 1000, 2)
+                    "request",
+                    method=request.method,
+                    route=route,
+                    status=response.status,
+                    ms=round(seconds * 1000, 2),
+                    **response.get(REFUSED_BY, {}),
                 )
             return response
 
@@ -241,6 +195,7 @@ class _Middleware:
 def problem_response(problem: Problem, request_id: str) -> web.Response:
     response = json_response(problem_document(problem, request_id), problem.status, problem.headers)
     response.content_type = "application/problem+json"
+    refused_by(response, problem.code, (error.code for error in problem.errors))
     return response
 
 

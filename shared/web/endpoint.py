@@ -3,9 +3,9 @@ test of the access matrix all read the same list, so that no route can be left u
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
@@ -22,6 +22,8 @@ Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
 CORRELATION_ID = web.RequestKey("correlation_id", str)
+REFUSED_BY: Final = web.ResponseKey("refused_by", dict)
+"""What the log says of a refusal: its code, and those of the rules that fields broke."""
 VERIFIER = web.AppKey("verifier", TokenVerifier)
 _ID: TypeAdapter[Any] = TypeAdapter(Id)
 
@@ -112,6 +114,13 @@ class Call:
                 "Idempotency-Key", "idempotency_key", "One header of 1 to 200 visible ASCII characters is required"
             )
         return keys[0]
+
+
+def refused_by(response: web.StreamResponse, code: str, rules: Iterable[str] = ()) -> None:
+    """Note on an answer which rules it is a refusal by (ASVS 5.0 16.3.3). Codes only, which are our words: the name of
+    a field may be the caller's."""
+    broken = sorted(set(rules) - {code})
+    response[REFUSED_BY] = {"code": code, "rules": broken} if broken else {"code": code}
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -18,10 +18,12 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from shared.address import Proxies
 from shared.config import Config
 from shared.errors import BadRequest, Problem
-from shared.web.app import _SECURITY_HEADERS, ReadyCheck, failed_checks, problem_response
+from shared.web.app import ReadyCheck, failed_checks, problem_response
 from shared.web.endpoint import json_response
+from shared.web.headers import secure
 
 _SHUTDOWN_SECONDS = 10.0
 _HEAD_SECONDS = 20.0
@@ -118,6 +120,11 @@ async def _nameless(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = _SERVER
 
 
+async def harmless(request: web.Request, response: web.StreamResponse) -> None:
+    """For applications that are not a service's: `create_app` sees to its own."""
+    secure(request, response, Proxies())
+
+
 class _TooSlow(Problem, TimeoutError):
     """A TimeoutError too, because that is what aiohttp expects of a body that does not come."""
 
@@ -185,7 +192,8 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("the answer has begun already")
         request_id = str(uuid4())
         response = problem_response(problem, request_id)
-        response.headers.update({**_SECURITY_HEADERS, "X-Request-Id": request_id, "Server": _SERVER})
+        response.headers.update({"X-Request-Id": request_id, "Server": _SERVER})
+        secure(request, response, Proxies())
         response.force_close()
         return response
 
@@ -207,6 +215,7 @@ def health_app(checks: Mapping[str, ReadyCheck], registry: CollectorRegistry) ->
 
     app = web.Application()
     app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.on_response_prepare.append(harmless)
     return app
 
 

@@ -252,8 +252,13 @@ class TestIdentity:
         assert (row["actor_role"], row["subject_id"]) == ("operator", company)
 
     async def test_the_proxys_word_is_taken_only_behind_it(self, databases: Databases) -> None:
-        for behind, expected in ((True, "203.0.113.9"), (False, "127.0.0.1")):
-            async with IdentityStack.fresh(databases, behind_proxy=behind) as stack:
+        for settings, expected in (
+            ({"behind_proxy": True}, "203.0.113.9"),
+            ({"behind_proxy": True, "trusted_proxies": "203.0.113.0/24"}, "198.51.100.1"),
+            ({"trusted_proxies": "203.0.113.0/24"}, "127.0.0.1"),
+            ({}, "127.0.0.1"),
+        ):
+            async with IdentityStack.fresh(databases, **settings) as stack:
                 form = {"grant_type": "password", "username": "operator", "password": "operator of the tests"}
                 headers = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
                 token = (await stack.request("POST", "/v1/token", data=form, headers=headers)).body["access_token"]

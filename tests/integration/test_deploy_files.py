@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import signal
@@ -17,15 +18,18 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiormq.exceptions import AMQPError, ChannelAccessRefused
+from multidict import CIMultiDict
 from yarl import URL
 
 from deploy import debian, processes
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
+from shared.address import Proxies
 from shared.amqp import AmqpBus
 from shared.amqp.dead_letters import dead_letters
 from shared.bus import Message, Outcome, Subscription
 from shared.contracts import identity_events, ledger_events
+from shared.web.headers import SECURITY_HEADERS, STRICT_TRANSPORT, secure
 from tests.support.deployed import DEPLOY, SERVICES, compose_postgres, compose_rabbit, database_address
 
 
@@ -273,7 +277,9 @@ async def answer(request: web.Request) -> web.StreamResponse:
         "forwarded_for": request.headers["X-Forwarded-For"],
         "request_id": request.headers["X-Request-ID"],
     }
-    return web.json_response(seen)
+    response = web.json_response(seen, headers={"X-Request-Id": "ours", "Cache-Control": "public, max-age=60"})
+    secure(request, response, Proxies(behind=True))
+    return response
 
 
 NAME = web.AppKey("name", str)
@@ -331,7 +337,7 @@ async def test_the_proxy_takes_the_prefix_off_and_leaves_the_rest_alone(proxy: a
         URL("/ledger/v1/batches/a%2Fb%20c", encoded=True), headers={"X-Forwarded-For": "9.9.9.9"}
     ) as response:
         seen = await response.json()
-        assert (seen["path"], seen["forwarded_for"]) == ("/v1/batches/a%2Fb%20c", "127.0.0.1")
+        assert (seen["path"], seen["forwarded_for"]) == ("/v1/batches/a%2Fb%20c", "9.9.9.9, 127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -368,6 +374,50 @@ async def test_bodies_are_bounded_and_only_feeds_may_be_long(proxy: aiohttp.Clie
             assert (await response.json(content_type="application/problem+json"))["code"] == "too_large"
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "content_type"),
+    [
+        (b"GET /elsewhere HTTP/1.1\r\nHost: x", 404, "application/problem+json"),
+        (b"GET /ledger/metrics HTTP/1.1\r\nHost: x", 404, "application/problem+json"),
+        (b"TRACE /ledger/v1/me HTTP/1.1\r\nHost: x", 405, "application/problem+json"),
+        (b"POST /ledger/v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999", 413, "application/problem+json"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x", 400, "application/problem+json"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000, 400, "application/problem+json"),
+        (b"GET / HTTP/1.1\r\nNo-Host: x", 400, "application/problem+json"),
+        (b"GET / HTTP/9.9\r\nHost: x", 400, "application/problem+json"),
+        (b"G=T / HTTP/1.1\r\nHost: x", 400, "application/problem+json"),
+        (b"POST /ledger/v1/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd", 400, "application/problem+json"),
+        (b"GET /livez HTTP/1.1\r\nHost: x", 200, "text/plain; charset=utf-8"),
+        (b"GET /ledger/v1/me HTTP/1.1\r\nHost: x", 200, "application/json; charset=utf-8"),
+    ],
+)
+@pytest.mark.parametrize("proto", [b"http", b"https"])
+async def test_every_answer_has_the_security_headers_once(
+    proxy: aiohttp.ClientSession, sent: bytes, status: int, content_type: str, proto: bytes
+) -> None:
+    """Those that the proxy makes itself, and those that it passes on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy._base_url.port)  # type: ignore[union-attr]
+    writer.write(sent + b"\r\nX-Forwarded-Proto: " + proto + b"\r\nConnection: close\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    lines = head.decode().split("\r\n")
+    headers = CIMultiDict(tuple(line.split(": ", 1)) for line in lines[1:])
+    assert lines[0].split(" ")[1] == str(status), head
+    own = "ours" not in headers.getall("X-Request-Id")
+    expected = {**SECURITY_HEADERS, "Content-Type": content_type, "Server": "nginx"}
+    if not own:
+        expected["Cache-Control"] = "public, max-age=60"
+    for name, value in expected.items():
+        assert headers.getall(name) == [value], (name, head)
+    assert len(headers.getall("X-Request-Id")) == 1
+    if status != 400:  # What cannot be read has no headers that could say how it came.
+        assert headers.getall("Strict-Transport-Security", []) == ([STRICT_TRANSPORT] if proto == b"https" else [])
+    if status >= 400:
+        problem = json.loads(body)
+        assert problem["status"] == status
+        assert problem["request_id"] == headers["X-Request-Id"]
+
+
 async def test_events_pass_at_once(proxy: aiohttp.ClientSession) -> None:
     async with proxy.get("/reporting/v1/stream") as response:
         async with asyncio.timeout(5):
@@ -387,6 +437,7 @@ async def test_a_service_that_is_away_is_503(proxy: aiohttp.ClientSession, tmp_p
             async with proxy.get("/identity/v1/me") as response:
                 if response.status == 503:
                     assert response.headers["Retry-After"] == "5"
+                    assert SECURITY_HEADERS.items() <= dict(response.headers).items()
                     assert (await response.json(content_type="application/problem+json"))["code"] == "unavailable"
                     return
             await asyncio.sleep(0.05)

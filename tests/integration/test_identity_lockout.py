@@ -17,8 +17,9 @@ import pytest
 
 from services.identity.passwords import Hasher
 from services.identity.service import throttle as module
-from services.identity.service.throttle import Throttle, network
+from services.identity.service.throttle import Throttle
 from services.identity.store.failures import Limit
+from shared.address import network
 from shared.db import create_pool
 from shared.errors import TooManyRequests, Unavailable
 from tests.support.databases import Databases

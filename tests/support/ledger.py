@@ -85,14 +85,15 @@ class LedgerStack:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, dsn: str, tokens: TokenMaker | None = None) -> AsyncIterator[LedgerStack]:
-        """Start the API on a migrated database."""
+    async def running(cls, dsn: str, tokens: TokenMaker | None = None, **settings: Any) -> AsyncIterator[LedgerStack]:
+        """Start the API on a migrated database; `settings` are of `Config`."""
         tokens = tokens or TokenMaker()
         config = Config(
             ledger_database_url=SecretStr(dsn),
             identity_url=NOBODY_THERE,
             internal_client_secret=SecretStr("secret"),
             log_level="error",
+            **settings,
         )
         app = create_app(config, tokens.verifier)
         async with (
@@ -103,11 +104,11 @@ class LedgerStack:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, databases: Databases) -> AsyncIterator[LedgerStack]:
+    async def fresh(cls, databases: Databases, **settings: Any) -> AsyncIterator[LedgerStack]:
         """Start it on a new database, which is dropped afterwards."""
         dsn = await databases.create(MIGRATIONS)
         try:
-            async with cls.running(dsn) as stack:
+            async with cls.running(dsn, **settings) as stack:
                 yield stack
         finally:
             await databases.drop(dsn)

@@ -72,6 +72,7 @@ def test_the_example_names_every_secret_and_holds_none() -> None:
         "PROXY_BIND",
         "PROXY_PORT",
         "PUBLIC_URL",
+        "TRUSTED_PROXIES",
         "OPERATOR_MFA_REQUIRED",
         *oidc,
     }
@@ -168,6 +169,13 @@ def test_only_the_proxy_is_open_to_the_world(config: dict[str, Any], services: d
     for name, service in services.items():
         assert name == "proxy" or set(service["networks"]) <= inside, name
     assert "inside" not in services["proxy"]["networks"], "the proxy cannot reach databases and broker"
+
+
+def test_the_apis_know_which_proxies_to_believe(services: dict[str, Any]) -> None:
+    told = {name for name, service in services.items() if "TRUSTED_PROXIES" in service.get("environment", {})}
+    assert told == {name for name, service in services.items() if "BEHIND_PROXY" in service.get("environment", {})}
+    assert told == set(APIS)
+    assert "X-Forwarded-For $proxy_add_x_forwarded_for;" in (ROOT / "deploy/proxy/nginx.conf").read_text()
 
 
 def test_the_proxy_serves_each_api_under_its_prefix() -> None:

@@ -24,7 +24,8 @@ from services.identity.service.users import Users
 from services.identity.service.views import Views
 from shared.access.principal import Guard
 from shared.access.tokens import TokenVerifier
-from shared.audit import address_of
+from shared.address import UNKNOWN
+from shared.audit import current_address
 from shared.config import Config
 from shared.recorder import tell_rows
 from shared.web import Call, json_response
@@ -67,7 +68,7 @@ CHANGING: Final = Guard(member=True, operator=True, password_change=True)
 
 def address(call: Call) -> str:
     """Where a request comes from, as far as we know."""
-    return address_of(call.request, services(call).config.behind_proxy)
+    return current_address() or UNKNOWN
 
 
 class HasId(Protocol):

@@ -10,6 +10,7 @@ from aiohttp import web
 from services.identity.documents import TokenDocument
 from services.identity.service.issuing import OAuthError, Tokens
 from shared.web import Call, json_response
+from shared.web.endpoint import refused_by
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
@@ -24,7 +25,9 @@ def oauth_errors(handler: Handler) -> Handler:
         except OAuthError as error:
             headers = {"WWW-Authenticate": 'Basic realm="billing"'} if error.status == 401 else {}
             body = {"error": error.error, "error_description": error.description}
-            return json_response(body, error.status, headers)
+            response = json_response(body, error.status, headers)
+            refused_by(response, error.error)
+            return response
 
     return answer
 

@@ -17,7 +17,7 @@ from services.identity.service.sign_in import wrong_client
 from shared.access.principal import PUBLIC, Principal
 from shared.errors import Forbidden
 from shared.web import Call, Endpoint, json_response
-from shared.web.app import authenticate
+from shared.web.doorkeeper import authenticate
 
 _FORM: Final = ("application/x-www-form-urlencoded",)
 _MAX_FIELDS: Final = 20

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,6 +28,7 @@ from services.identity.domain import Client, User, nfkc
 from services.identity.service.acts import Act
 from services.identity.store import failures
 from services.identity.store.failures import Limit
+from shared.address import network
 from shared.db import acquire
 from shared.errors import TooManyRequests
 
@@ -73,19 +73,6 @@ class Attempt:
 def account_name(user_name: str) -> str:
     """A name as typed, in the form in which accounts are looked up and attempts counted."""
     return nfkc(user_name[:1_000]).casefold().replace("\0", "")[:200]
-
-
-def network(address: str) -> str:
-    """What counts as one address: an IPv6 caller has a whole /64 to himself."""
-    try:
-        known = ipaddress.ip_address(address)
-    except ValueError:
-        return "unknown"
-    if isinstance(known, ipaddress.IPv6Address):
-        if known.ipv4_mapped:
-            return str(known.ipv4_mapped)
-        return str(ipaddress.ip_network((known, 64), strict=False))
-    return str(known)
 
 
 class Throttle:

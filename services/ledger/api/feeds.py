@@ -18,13 +18,15 @@ from services.ledger.feeds.files import Arrival, Reading
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.stored import PIECE, pieces
 from shared.access.principal import Guard
-from shared.errors import Invalid, PayloadTooLarge
+from shared.errors import Invalid, PayloadTooLarge, TooManyRequests
 from shared.ids import uuid7
 from shared.web import Call, Endpoint, json_response
 from shared.web.bodies import load_json
 
 _MAX_EVENTS = 10_000
 _RESUME_SECONDS = 30.0
+_MOST_BEHIND = 8
+"""Files of one caller that are worked off behind his back at a time."""
 UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
 READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")), emr=True)
 log = structlog.get_logger("feeds")
@@ -37,14 +39,17 @@ async def x12(call: Call) -> web.Response:
 async def upload(call: Call, reading: Reading) -> web.Response:
     """200 with the finished feed; 202 for a body over 8 MiB, which is worked off in the background."""
     company_id, sender = call.principal.company, call.principal.client_id
+    background, whose = call.app[BACKGROUND], str(call.principal.subject)
+    large = (call.request.content_length or IN_MEMORY_BYTES + 1) > IN_MEMORY_BYTES
+    if large and sum(task.get_name() == whose for task in background) >= _MOST_BEHIND:
+        raise TooManyRequests("Earlier files of yours are still being worked off", retry_after_seconds=30)
     with tempfile.TemporaryFile() as spool:
         body_hash, size = await _spool(call.request, spool)
         post = await reading.examine(lambda: pieces(spool))
         arrival = Arrival(company_id, "http", sender, body_hash, size, spool)
         feed = await files.keep(ledger(call), reading, arrival)
         if size > IN_MEMORY_BYTES:
-            background: set[asyncio.Task[None]] = call.app[BACKGROUND]
-            task = asyncio.create_task(work_off(call.app, feed, call.correlation_id))
+            task = asyncio.create_task(work_off(call.app, feed, call.correlation_id), name=whose)
             background.add(task)
             task.add_done_callback(background.discard)
             return json_response(await _document(call, feed), 202)

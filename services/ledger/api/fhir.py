@@ -21,6 +21,7 @@ from services.ledger.feeds.files import Arrival
 from shared.access.principal import Guard
 from shared.errors import PayloadTooLarge
 from shared.web import Call, Endpoint, json_response
+from shared.web.endpoint import refused_by
 
 _UPLOAD = Guard(any_of=(("payment_posting", "edit"),), emr=True)
 _VERSION, _RELEASED = "1", date(2026, 11, 21)
@@ -55,7 +56,9 @@ async def metadata(_: Call) -> web.Response:
 
 
 def _refusal(outcomes: Sequence[Outcome], status: int) -> web.Response:
-    return _fhir(operation_outcome(outcomes), status)
+    response = _fhir(operation_outcome(outcomes), status)
+    refused_by(response, "resources_refused", (issue.code for one in outcomes for issue in one.issues))
+    return response
 
 
 def _fhir(document: dict[str, Any], status: int = 200) -> web.Response:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import orjson
+import structlog
 from aiohttp import web
 
 from services.ledger import queries, service, wire
@@ -30,6 +32,7 @@ from shared.web.bodies import parse_body
 _CHUNK = 200
 _MAX_LINE_BYTES = 64 * 1024
 _NULLABLE = frozenset({"batch_number", "check_number", "location_id", "memo"})
+log = structlog.get_logger("payments")
 _VIEW = Guard(any_of=(("payment_posting", "view"), ("unassigned_payments", "view")))
 _APPLY = Guard(any_of=(("unassigned_payments", "partial"), ("payment_posting", "partial")))
 
@@ -114,6 +117,7 @@ def _line_command(call: Call, raw: bytes) -> Command | Problem:
 
 
 async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) -> bytes:
+    refused: Counter[str] = Counter()
     commands = [item for _, item in chunk if isinstance(item, Command)]
     try:
         await call.still_allowed()
@@ -125,6 +129,7 @@ async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) ->
         verdict = next(verdicts) if isinstance(item, Command) else None
         problem = verdict.problem if verdict else item
         if isinstance(problem, Problem):
+            refused[problem.code] += 1
             row = {"line": number, **problem_document(problem, call.request_id)}
         elif verdict is not None:
             document = orjson.loads(verdict.response)
@@ -136,6 +141,8 @@ async def _post_chunk(call: Call, chunk: list[tuple[int, Command | Problem]]) ->
                 "payment": document,
             }
         out.append(orjson.dumps(row) + b"\n")
+    if refused:
+        log.info("lines_refused", route="/v1/payments/bulk", codes=dict(refused))
     return b"".join(out)
 
 
