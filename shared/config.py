@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.address import Network, Proxies
+from shared.tls import is_verified
 
 
 class Config(BaseSettings):
@@ -49,6 +50,9 @@ class Config(BaseSettings):
     ledger_owner_database_url: SecretStr | None = None
     reporting_owner_database_url: SecretStr | None = None
     """The same database for its owner: told to `migrate` and `rebuild`, and to nothing that serves anybody."""
+    plain_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts of databases, separated by commas, that may be spoken to without TLS, as may this machine: every other
+    database's address must ask for `sslmode=verify-full`."""
     amqp_url: SecretStr | None = None
     """None: the in-process loopback transport (embedded run only)."""
 
@@ -107,7 +111,7 @@ class Config(BaseSettings):
     signing_key_days: int = Field(default=90, gt=0)
     """How long a key signs access tokens before the next one takes over."""
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "plain_hosts", mode="before")
     @classmethod
     def _separated(cls, value: Any) -> Any:
         return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
@@ -121,4 +125,7 @@ class Config(BaseSettings):
         value = getattr(self, name)
         if value is None:
             raise SystemExit(f"{name.upper()} must be set for this process")
-        return str(value.get_secret_value())
+        text = str(value.get_secret_value())
+        if name.endswith("_database_url") and not is_verified(text, self.plain_hosts):
+            raise SystemExit(f"{name.upper()} must say sslmode=verify-full, or PLAIN_HOSTS name its host")
+        return text

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.errors import Unavailable
+from shared.tls import database_context
 
 Record = asyncpg.Record
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
@@ -60,6 +61,7 @@ async def create_pool(
         server["role"] = role
     return await asyncpg.create_pool(
         dsn,
+        ssl=database_context(dsn),
         min_size=1,
         max_size=size,
         timeout=_ACQUIRE_SECONDS,

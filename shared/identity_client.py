@@ -10,6 +10,7 @@ from typing import Any, Final
 import aiohttp
 
 from shared.errors import Unavailable
+from shared.tls import client_context
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 _AGAIN_SECONDS: Final = 1.0
@@ -34,7 +35,8 @@ class ServiceClient:
     async def _send(self, method: str, path: str, **arguments: Any) -> Any:
         headers = {"Authorization": f"Bearer {await self._tokens.get()}"} if self._tokens else {}
         if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+            connector = aiohttp.TCPConnector(ssl=client_context())
+            self._session = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector)
         try:
             # A redirect would carry the token to wherever it points.
             address = self._base_url + path

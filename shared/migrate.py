@@ -15,6 +15,8 @@ from typing import Final
 import asyncpg
 import structlog
 
+from shared.tls import database_context
+
 _LOCK_KEY: Final = 7_216_402_215
 _WAIT_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.5
@@ -27,7 +29,7 @@ class MigrationError(Exception):
 
 async def migrate(dsn: str, directory: Path) -> list[str]:
     """Apply what is missing, by file name, and return the names applied. Safe to run from several processes."""
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=10, ssl=database_context(dsn))
     try:
         await connection.execute("select pg_advisory_lock($1)", _LOCK_KEY)
         await connection.execute(

@@ -22,6 +22,7 @@ from joserfc.jwk import ECKey, Key, RSAKey
 from services.identity.domain import RECENT
 from shared.access.tokens import KeyCache
 from shared.errors import Unavailable
+from shared.tls import client_context
 
 SECONDS: Final = 600
 """How long a person may take at the provider."""
@@ -173,7 +174,9 @@ class Provider:
     async def _ask(self, method: str, url: str, **arguments: Any) -> dict[str, Any]:
         try:
             async with (
-                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+                aiohttp.ClientSession(
+                    timeout=_TIMEOUT, connector=aiohttp.TCPConnector(ssl=client_context())
+                ) as session,
                 session.request(method, url, allow_redirects=False, **arguments) as response,
             ):
                 raw = await response.content.read(_LONGEST)

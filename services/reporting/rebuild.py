@@ -6,6 +6,7 @@ import asyncpg
 import structlog
 
 from services.reporting.inbox import Inbox
+from shared.tls import database_context
 
 log = structlog.get_logger("rebuild")
 
@@ -15,7 +16,7 @@ async def rebuild(dsn: str) -> int:
 
     Reports go on and show the old state until a company is done; its new events wait meanwhile. What the inbox lacks
     is read from the ledger by the consumer. Needs the owner's address: the service's role may not delete lines."""
-    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
+    async with asyncpg.create_pool(dsn, ssl=database_context(dsn), min_size=1, max_size=1) as pool:
         inbox = Inbox(pool)
         rows = await pool.fetch(
             "select company_id from company_progress union select company_id from inbox order by company_id"

@@ -12,6 +12,8 @@ import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from shared.tls import address_context
+
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 10.0
@@ -57,7 +59,10 @@ class Link:
         await self.drop()
         async with deadline(CONNECT_SECONDS):
             self._connection = await aio_pika.connect(
-                self._url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": self._purpose}
+                self._url,
+                ssl_context=address_context(self._url, "cafile") if self._url.startswith("amqps:") else None,
+                heartbeat=HEARTBEAT_SECONDS,
+                client_properties={"connection_name": self._purpose},
             )
             # Confirms, and returned messages as errors: without the second an unroutable message looks accepted.
             self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from shared.address import Proxies
 from shared.config import Config
 from shared.errors import BadRequest, Problem
+from shared.tls import server_context
 from shared.web.app import ReadyCheck, failed_checks, problem_response
 from shared.web.endpoint import json_response
 from shared.web.headers import secure
@@ -75,10 +76,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     """What to serve HTTPS with; None: no certificate is set, so it is HTTP."""
     if config.tls_certificate is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.tls_certificate, config.tls_key)
-    return context
+    return server_context(config.tls_certificate, config.tls_key)
 
 
 @asynccontextmanager

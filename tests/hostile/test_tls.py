@@ -87,6 +87,26 @@ class TestHttp:
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await asyncio.open_connection("127.0.0.1", port, ssl=old)
 
+    @pytest.mark.parametrize("suites", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA"])
+    async def test_no_weak_suite_of_1_2(self, port: int, ours: Authority, suites: str) -> None:
+        """Without forward secrecy, without authenticated encryption, or neither of them."""
+        old = ssl.create_default_context(cafile=str(ours.certificate))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        old.set_ciphers(f"{suites}:@SECLEVEL=0")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", port, ssl=old)
+        old.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384")
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=old)
+        chosen = writer.get_extra_info("cipher")
+        assert chosen[:2] == ("ECDHE-ECDSA-AES256-GCM-SHA384", "TLSv1.2"), "the strongest that both know"
+        writer.close()
+
+    async def test_tls_is_said_to_be_kept(self, port: int, ours: Authority) -> None:
+        trusting = ssl.create_default_context(cafile=str(ours.certificate))
+        url = f"https://127.0.0.1:{port}/livez"
+        async with aiohttp.ClientSession() as session, session.get(url, ssl=trusting) as response:
+            assert response.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
+
     async def test_services_trust_each_other_by_their_authority(
         self, port: int, ours: Authority, theirs: Authority
     ) -> None:
@@ -179,6 +199,44 @@ class TestPostgres:
         async with self.relay(postgres, self.context(ours, "elsewhere.example")) as dsn:
             with pytest.raises(ssl.SSLCertVerificationError):
                 await create_pool(f"{dsn}?sslmode=verify-full&sslrootcert={ours.certificate}", name="tls", size=1)
+
+    @pytest.mark.parametrize("suites", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-SHA384"])
+    async def test_a_server_with_weak_suites_is_refused(
+        self, postgres: PrivatePostgres, ours: Authority, suites: str
+    ) -> None:
+        weak = self.context(ours)
+        weak.maximum_version = ssl.TLSVersion.TLSv1_2
+        weak.set_ciphers(f"{suites}:@SECLEVEL=0")
+        async with self.relay(postgres, weak) as dsn:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await create_pool(f"{dsn}?sslmode=verify-full&sslrootcert={ours.certificate}", name="tls", size=1)
+
+    def test_a_database_elsewhere_is_not_spoken_to_in_the_clear(self) -> None:
+        ending = "sslmode=verify-full&sslrootcert=/ca.pem"
+        good = [
+            "postgresql://u:p@127.0.0.1:5432/x",
+            "postgresql://u:p@[::1]:5432/x",
+            "postgresql:///x?host=/run/postgresql",
+            "postgresql:///x",
+            "postgresql://u:p@named:5432/x",
+            "postgresql://u:p@localhost:1,named/x",
+            f"postgresql://u:p@elsewhere/x?{ending}",
+        ]
+        bad = [
+            "postgresql://u:p@elsewhere:5432/x",
+            "postgresql://elsewhere/x?sslmode=require",
+            "postgresql://elsewhere/x?sslmode=verify-full&sslmode=disable",
+            "postgresql://localhost,elsewhere:5432/x",
+            "postgresql://named@elsewhere/x",
+            "postgresql:///x?host=elsewhere",
+            "postgresql://127.0.0.1/x?host=elsewhere",
+            "postgresql://[2001:db8::1]/x",
+        ]
+        for dsn in good:
+            assert Config(ledger_database_url=dsn, plain_hosts="named, other").required("ledger_database_url") == dsn
+        for dsn in bad:
+            with pytest.raises(SystemExit, match="LEDGER_DATABASE_URL must say sslmode=verify-full"):
+                Config(ledger_database_url=dsn, plain_hosts="named, other").required("ledger_database_url")
 
     async def test_a_server_without_tls_is_refused(self, postgres: PrivatePostgres, ours: Authority) -> None:
         async with self.relay(postgres, None) as dsn:

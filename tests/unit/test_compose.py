@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from shared.config import Config
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 EXAMPLE = (ROOT / "deploy/env.example").read_text()
@@ -142,6 +144,8 @@ def test_a_service_knows_its_own_database_only(services: dict[str, Any]) -> None
         )
         urls = {key: value for key, value in services[name]["environment"].items() if key.endswith("_DATABASE_URL")}
         assert urls == {key: f"postgresql://{user}:value-of-{password}@postgres:5432/{own}"}
+        spoken = Config(**{name.lower(): value for name, value in services[name]["environment"].items()})
+        assert spoken.required(key.lower()) == urls[key], "the process starts with it"
 
 
 @pytest.mark.parametrize(

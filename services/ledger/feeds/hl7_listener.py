@@ -26,6 +26,7 @@ from shared.config import Config
 from shared.db import BUSY_OR_AWAY
 from shared.errors import Unavailable
 from shared.ids import uuid7
+from shared.tls import server_context
 
 _LOOK_SECONDS: Final = 5.0
 """How often to look for messages that an interrupted process left behind."""
@@ -112,7 +113,4 @@ class Hl7Listener:
 def _tls(config: Config) -> ssl.SSLContext | None:
     if config.mllp_tls_cert is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.mllp_tls_cert, config.mllp_tls_key)
-    return context
+    return server_context(config.mllp_tls_cert, config.mllp_tls_key)
