@@ -230,11 +230,16 @@ class TestIdentity:
         token = (await identity.sign_in("signer"))["access_token"]
         emr = await identity.client("EMR of signers", [company])
         await identity.client_token(emr["client_id"], emr["client_secret"])
+        wrong = {"grant_type": "client_credentials", "client_id": emr["client_id"], "client_secret": PASSWORD}
+        assert (await identity.ask_token(**wrong)).status == 401
+        assert (await identity.ask_token(**{**wrong, "client_id": "nobody\0"})).status == 401
         found = {row["action"]: row for row in (await identity.get("/v1/audit?limit=500", token)).body["items"]}
         assert found["sign_in"]["details"] == {"methods": ["pwd"]}
         assert found["sign_in"]["actor_id"] == user["id"]
         assert found["sign_in_failed"]["details"] == {"methods": ["pwd"]}
         assert found["client_sign_in"]["details"] == {"methods": ["client_secret"]}
+        failed = found["client_sign_in_failed"]
+        assert (failed["subject_id"], failed["details"]) == (emr["id"], {"methods": ["client_secret"]})
         assert {found[name]["address"] for name in ("sign_in", "sign_in_failed", "client_sign_in")} == {"127.0.0.1"}
         assert PASSWORD not in str(found)
 

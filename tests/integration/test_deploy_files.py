@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,15 @@ async def test_every_answer_has_the_security_headers_once(
         problem = json.loads(body)
         assert problem["status"] == status
         assert problem["request_id"] == headers["X-Request-Id"]
+
+
+async def test_lines_of_the_log_say_when(proxy: aiohttp.ClientSession, tmp_path: Path) -> None:
+    async with proxy.get("/elsewhere") as response:
+        assert response.status == 404
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "/elsewhere" in line]
+    assert len(lines) == 1
+    written = datetime.fromisoformat(lines[0].split(" ")[0])
+    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
 
 
 async def test_events_pass_at_once(proxy: aiohttp.ClientSession) -> None:

@@ -175,6 +175,15 @@ def test_only_the_proxy_is_open_to_the_world(config: dict[str, Any], services: d
     assert "inside" not in services["proxy"]["networks"], "the proxy cannot reach databases and broker"
 
 
+def test_uploads_are_spooled_to_a_disk(config: dict[str, Any], services: dict[str, Any]) -> None:
+    """Elsewhere the container has no disk, and a file counts against its memory."""
+    for name in ("ledger-api", "ledger-feeds"):
+        folder = services[name]["environment"]["TMPDIR"]
+        assert any(str(volume).startswith(f"spool:{folder}") for volume in services[name]["volumes"]), name
+        assert folder not in services[name]["tmpfs"]
+    assert "spool" in config["volumes"]
+
+
 def test_the_apis_know_which_proxies_to_believe(services: dict[str, Any]) -> None:
     told = {name for name, service in services.items() if "TRUSTED_PROXIES" in service.get("environment", {})}
     assert told == {name for name, service in services.items() if "BEHIND_PROXY" in service.get("environment", {})}
