@@ -22,6 +22,7 @@ from shared.directory import Directory
 from shared.errors import Forbidden, LocationForbidden, NotFound, TooManyRequests, Unavailable
 from shared.web import Call, Endpoint, json_response
 from shared.web.audit import audit_endpoint
+from shared.web.limits import AtOnce
 
 READERS: Final = web.AppKey("readers", asyncpg.Pool)
 """Connections of the reader's role: they show what `reading` says that the caller may see, and nothing else."""
@@ -30,6 +31,9 @@ DIRECTORY: Final = web.AppKey("directory", Directory)
 EXPORTS: Final = web.AppKey("exports", asyncio.Semaphore)
 """Exports under way. A slow reader holds a connection all the while, so they may not take all of them."""
 MOST_EXPORTS: Final = 4
+MOST_OF_ONE: Final = 2
+EXPORTERS: Final = web.AppKey("exporters", AtOnce)
+"""Exports by caller, who may not have all of them."""
 
 _NAMES_SECONDS: Final = 1.0
 
@@ -163,10 +167,11 @@ async def _export(call: Call, reach: Reach, plan: Plan, query: ReportQuery) -> w
     exports = call.app[EXPORTS]
     if exports.locked():
         raise TooManyRequests("Too many exports are being read, try again")
-    async with exports, reader.snapshot(call.app[READERS], reach, query, None) as books:
-        headers = {"X-As-Of-Version": str(books.version)}
-        rows = reader.read_rows(books, plan)
-        return await formats.stream_csv(call, plan.report, plan.shape.columns, rows, headers)
+    with call.app[EXPORTERS].holding(call.principal.subject, 1):
+        async with exports, reader.snapshot(call.app[READERS], reach, query, None) as books:
+            headers = {"X-As-Of-Version": str(books.version)}
+            rows = reader.read_rows(books, plan)
+            return await formats.stream_csv(call, plan.report, plan.shape.columns, rows, headers)
 
 
 def _nameless(items: Sequence[dict[str, Any]]) -> bool:

@@ -10,7 +10,7 @@ import asyncpg
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from services.reporting.api import DIRECTORY, ENDPOINTS, EXPORTS, MOST_EXPORTS, READERS
+from services.reporting.api import DIRECTORY, ENDPOINTS, EXPORTERS, EXPORTS, MOST_EXPORTS, MOST_OF_ONE, READERS
 from services.reporting.store import MIGRATIONS, READER, ROLE
 from shared import web as shared_web
 from shared.access.revocation import Revocations
@@ -23,6 +23,7 @@ from shared.identity_client import InternalTokens, ServiceClient, key_fetcher
 from shared.migrate import check_migrated
 from shared.process import hearing
 from shared.recorder import Recorder
+from shared.web.limits import AtOnce
 
 # A report's plan hangs on its dates and filters, so each is planned anew (under a millisecond); sums of a large month
 # fit into this memory.
@@ -44,6 +45,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
         app[READERS] = await create_pool(dsn, name="reporting-reader", role=READER, settings=_PLANNED)
         app[DIRECTORY] = Directory(own, identity)
         app[EXPORTS] = asyncio.Semaphore(MOST_EXPORTS)
+        app[EXPORTERS] = AtOnce(MOST_OF_ONE)
         audit.start(own)
         try:
             async with hearing(guard.revocations, "reporting", config, bus, parts.registry):

@@ -17,7 +17,7 @@ from shared.errors import Forbidden, Unauthenticated, Unavailable, UnsupportedMe
 from shared.recorder import BODY, QUERY, Recorder
 from shared.web.bodies import parse_body, parse_query
 from shared.web.endpoint import REQUEST_ID, Call, Endpoint
-from shared.web.limits import CallLimit, UploadLimit
+from shared.web.limits import UNSAID_BYTES, AtOnce, CallLimit
 
 
 class Doorkeeper:
@@ -26,7 +26,7 @@ class Doorkeeper:
     def __init__(self, verifier: TokenVerifier, audit: Recorder, config: Config) -> None:
         self._verifier, self._audit, self._proxies = verifier, audit, config.proxies
         self._calls = CallLimit(config.calls_per_second, config.calls_burst)
-        self._uploads = UploadLimit(config.upload_bytes)
+        self._uploads = AtOnce(config.upload_bytes)
 
     def runner(self, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def run(request: web.Request) -> web.StreamResponse:
@@ -53,7 +53,8 @@ class Doorkeeper:
             call = Call(request, endpoint, principal, body, digest, query)
             if principal is None or not endpoint.raw_types:
                 return await endpoint.handler(call)
-            with self._uploads.holding(principal.subject, request.content_length):
+            size = UNSAID_BYTES if request.content_length is None else request.content_length
+            with self._uploads.holding(principal.subject, size):
                 return await endpoint.handler(call)
 
         return run

@@ -1,4 +1,4 @@
-"""How much one caller may ask for: calls a second, and bytes of uploads at once (ASVS 5.0 2.4.1, 15.2.2).
+"""How much one caller may ask for: calls a second, and what is under way at once (ASVS 5.0 2.4.1, 15.2.2).
 
 Kept in the memory of one process, which serves each caller so much and no more; the numbers are far above what a
 practice does, so that only a fault or an attack meets them. A caller is the subject of a verified token, or else an
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from shared.errors import TooManyRequests
 
 _MOST_CALLERS = 10_000
-_UNSAID_BYTES = 64 << 20
+UNSAID_BYTES = 64 << 20
 """What an upload counts for that does not say its length."""
 
 
@@ -50,21 +50,19 @@ class CallLimit:
         return len(self._young) + len(self._old)
 
 
-class UploadLimit:
-    """So many bytes of uploads of one caller are taken at once (0: no limit); a single one may be larger than that."""
+class AtOnce:
+    """What one caller may have under way at once, of whatever is counted (0: no limit); a single one may be larger."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: dict[Hashable, int] = {}
 
     @contextmanager
-    def holding(self, caller: Hashable, size: int | None) -> Iterator[None]:
-        """While an upload is worked on. `size`: as its head says. Raises TooManyRequests when others of the caller
-        leave no room for it."""
-        size = _UNSAID_BYTES if size is None else size
+    def holding(self, caller: Hashable, size: int) -> Iterator[None]:
+        """While it is under way. Raises TooManyRequests when others of the caller leave no room for it."""
         held = self._held.get(caller, 0)
         if self._most and held and held + size > self._most:
-            raise TooManyRequests("Other uploads of yours are still being taken", retry_after_seconds=5)
+            raise TooManyRequests("Others of yours are still under way", retry_after_seconds=5)
         self._held[caller] = held + size
         try:
             yield

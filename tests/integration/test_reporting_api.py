@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from services.reporting import formats
-from services.reporting.api import EXPORTS, MOST_EXPORTS
+from services.reporting.api import EXPORTERS, EXPORTS, MOST_EXPORTS
 from shared.contracts.identity_events import USER_CHANGED, UserState
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books
@@ -219,6 +219,20 @@ async def test_slow_readers_of_exports_leave_connections_to_others(stack: Report
     finally:
         for _ in range(MOST_EXPORTS):
             exports.release()
+
+
+async def test_one_caller_may_not_have_all_the_exports(stack: ReportingStack, made: Books) -> None:
+    token = stack.admin(made)
+    caller = (await stack.tokens.verifier.verify(token)).subject
+    held = stack.client.app[EXPORTERS].holding
+    with held(caller, 1), held(caller, 1):
+        answer = await stack.get(PATH, token, {**ALL, "format": "csv"})
+        assert (answer.status, answer.body["code"]) == (429, "too_many_requests")
+        assert (await stack.get(PATH, token, ALL)).status == 200
+        other = stack.admin(made)
+        assert (await stack.tokens.verifier.verify(other)).subject != caller
+        assert (await stack.get(PATH, other, {**ALL, "format": "csv"})).status == 200
+    assert (await stack.get(PATH, token, {**ALL, "format": "csv"})).status == 200
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from shared.address import UNKNOWN, Proxies, network
 from shared.config import Config
 from shared.errors import TooManyRequests
 from shared.web import limits
-from shared.web.limits import CallLimit, UploadLimit
+from shared.web.limits import AtOnce, CallLimit
 
 
 class Clock:
@@ -97,7 +97,7 @@ class TestCalls:
 
 class TestUploads:
     def test_together_they_fit_and_one_alone_may_be_larger(self) -> None:
-        limit = UploadLimit(100)
+        limit = AtOnce(100)
         with limit.holding("a", 60), limit.holding("a", 40), limit.holding("b", 1_000):
             for size in (1, 1_000):
                 with pytest.raises(TooManyRequests), limit.holding("a", size):
@@ -106,14 +106,8 @@ class TestUploads:
             pass
         assert limit._held == {}
 
-    def test_what_does_not_say_its_length_counts_as_large(self) -> None:
-        limit = UploadLimit(128 << 20)
-        with limit.holding("a", None), limit.holding("a", None):  # noqa: SIM117 - what is refused is the third
-            with pytest.raises(TooManyRequests), limit.holding("a", None):
-                pass
-
     def test_an_error_gives_its_bytes_back(self) -> None:
-        limit = UploadLimit(1)
+        limit = AtOnce(1)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError), limit.holding("a", 1):
                 raise ZeroDivisionError
