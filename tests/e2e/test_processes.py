@@ -79,6 +79,8 @@ class Graph:
             "IDENTITY_SECRETS_KEY": SECRET * 4,
             "PUBLIC_URL": "http://localhost:8080",
             "BEHIND_PROXY": "false",
+            "TRUSTED_PROXIES": "",
+            "PLAIN_HOSTS": "",
             "TMPDIR": str(self.folder),
             "SEAL_DIR": str(self.folder / "seals"),
             **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"), ""),
