@@ -20,7 +20,7 @@ from services.identity.oidc import Provider
 from services.identity.passkeys import RelyingParty
 from services.identity.passwords import Hasher
 from services.identity.sealing import Sealer
-from services.identity.service.access import AccessVersions
+from services.identity.service.access import AccessVersions, CurrentVerifier
 from services.identity.service.bootstrap import bootstrap
 from services.identity.service.break_glass import Emergencies
 from services.identity.service.clients import Clients
@@ -65,7 +65,9 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
 
     # Reading our own keys is one query: a withdrawn one is refused here within seconds.
     keys = KeyCache(own_keys, fresh_seconds=_OWN_KEYS_SECONDS)
-    verifier = TokenVerifier(keys, issuer=config.issuer, audience=config.audience)
+    verifier = CurrentVerifier(keys, lambda: app[POOL], issuer=config.issuer, audience=config.audience)
+    # Who signs out may do so with a token that is stale.
+    signed = TokenVerifier(keys, issuer=config.issuer, audience=config.audience)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         dsn = config.required("identity_database_url")
@@ -87,7 +89,7 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
         app[SERVICES] = Services(
             config=config,
             verifier=verifier,
-            sign_in=SignIn(pool, passwords, issuing, verifier, throttle),
+            sign_in=SignIn(pool, passwords, issuing, signed, throttle),
             passkeys=Passkeys(pool, party, issuing),
             external=ExternalSignIn(pool, provider, issuing),
             factors=SecondFactors(pool, sealer, throttle),

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from shared.access.principal import Guard
 from shared.web import Endpoint
-from tests.access.oracle import AREAS, LEVELS, MACHINES, admits, meets
+from tests.access.oracle import AREAS, BREAK_GLASS, LEVELS, MACHINES, admits, meets
 from tests.support.access import Reply, Row, Served, World, ask, template
 
 _FORBIDDEN = {
@@ -85,6 +85,8 @@ async def failures(
             note(row, f"is not {row.done}", reply)
         if leaked := _leaked(row, reply, stranger) if caller not in row.unbound else None:
             note(row, f"shows another company's {leaked!r}", reply)
+    if caller == BREAK_GLASS and await served.checksums() != before:
+        found.append(f"{caller}: looking has changed something")
     return found
 
 
@@ -172,6 +174,28 @@ _UNAUTHENTICATED = {
     "detail": "A valid access token is required",
     "errors": [],
 }
+
+
+_STALE = {
+    **_UNAUTHENTICATED,
+    "type": "urn:billing:problem:token_stale",
+    "code": "token_stale",
+    "detail": "Your rights have changed: get a new token",
+}
+
+
+async def outdated(served: Served, rows: Iterable[Row], mine: World, stale: Mapping[str, str]) -> list[str]:
+    """Every row with every token of `stale` (by whose it is), about objects that are there."""
+    before = await served.checksums()
+    found: list[str] = []
+    for row in rows:
+        for whose, token in stale.items():
+            reply = await ask(served, row, token, mine.ids)
+            if not _is(reply, _STALE):
+                found.append(f"{whose}, stale: {row.call}: {reply}")
+    if await served.checksums() != before:
+        found.append("a request with a stale token changed something")
+    return found
 
 
 async def unlocked(served: Served, rows: Iterable[Row], mine: World, bad: Mapping[str, str]) -> list[str]:

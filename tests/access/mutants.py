@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, Final
+from uuid import uuid4
 
 import pytest
 from asyncpg.connection import Connection
 
-from shared.access.principal import Guard
+from services.identity.service.access import CurrentVerifier
+from services.identity.store import access
+from shared.access import policy
+from shared.access.principal import Guard, Principal
+from shared.access.revocation import Revocations
+from shared.access.tokens import TokenVerifier
+from shared.db import acquire
 from shared.web import Endpoint
+from tests.access.oracle import BREAK_GLASS
 
 _COMPANY: Final = re.compile(r"(?:\b\w+\.)?company_id = (\$\d+)(?:::uuid)?")
 _READERS: Final = ("load_books", "read_charges", "read_payments")
@@ -26,6 +35,44 @@ def guarded_by(endpoint: Endpoint, guard: Guard) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(endpoint, "guard", kept)
+
+
+@contextmanager
+def stale_versions_pass() -> Iterator[None]:
+    """Nobody asks whether a token is older than its holder's rights: what was heard is not looked at, and to identity
+    every version is the newest."""
+
+    async def newest(self: CurrentVerifier, token: str) -> Principal:
+        principal = await TokenVerifier.verify(self, token)
+        async with acquire(self._pool()) as connection:
+            version = await access.current_version(connection, principal.subject)
+        return principal if version is None else replace(principal, authz_version=version)
+
+    async def believed(*_: object) -> None:
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CurrentVerifier, "verify", newest)
+        patch.setattr(Revocations, "check", believed)
+        yield
+
+
+@contextmanager
+def break_glass_may_write() -> Iterator[None]:
+    """Whoever comes in an emergency may do everything."""
+    everything = dict.fromkeys(policy.areas(), policy.Grant("edit", "all_locations"))
+    able = replace(policy.break_glass(), grants=everything)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "break_glass", lambda: able)
+        yield
+
+
+def newly_open(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """What break-glass may call with that mutant, and else may not."""
+    caller = Principal(uuid4(), "c", "u", "operator", BREAK_GLASS, "practice", uuid4(), "*", 1, "t", 1 << 33)
+    closed = [one for one in endpoints if not one.guard.public and not one.guard.admits(caller)]
+    with break_glass_may_write():
+        return [one for one in closed if one.guard.admits(caller)]
 
 
 @contextmanager

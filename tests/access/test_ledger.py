@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.access.matrix import failures, misguarded, unlocked, unserved
-from tests.access.oracle import CALLERS, UNKNOWN
+from tests.access.matrix import failures, misguarded, outdated, unlocked, unserved
+from tests.access.oracle import BREAK_GLASS, CALLERS, UNKNOWN
 from tests.support.access import World
 from tests.support.access_ledger import ServedLedger
-from tests.support.bad_tokens import bad_tokens
+from tests.support.bad_tokens import bad_tokens, claims_of, signed_again
 from tests.support.databases import Databases
 
 
@@ -43,6 +44,26 @@ def test_every_route_is_in_the_table(served: ServedLedger) -> None:
 async def test_without_a_valid_token(served: ServedLedger, stranger: World) -> None:
     assert stranger.token is not None
     found = await unlocked(served, served.rows, stranger, bad_tokens(stranger.token, served.stack.tokens.key))
+    assert not found, "\n".join(found)
+
+
+async def test_with_a_stale_token(served: ServedLedger) -> None:
+    """Whoever it was: with an older version of rights than his newest, he is told to get a new token and no more."""
+    mine, stale = await served.stale()
+    found = await outdated(served, served.rows, mine, stale)
+    assert not found, "\n".join(found)
+    assert mine.token is not None
+    version = claims_of(mine.token)["authz_ver"] + 1
+    new = signed_again(mine.token, served.stack.tokens.key, authz_ver=version)
+    assert (await served.send("GET", "/v1/patients", new)).status == 200
+
+
+async def test_an_emergency_ends(served: ServedLedger) -> None:
+    """A token of break-glass is good for its minutes, at every route."""
+    mine = await served.world(BREAK_GLASS)
+    assert mine.token is not None
+    over = {"after its minutes": signed_again(mine.token, served.stack.tokens.key, exp=int(time.time()) - 1)}
+    found = await unlocked(served, served.rows, mine, over)
     assert not found, "\n".join(found)
 
 

@@ -11,9 +11,17 @@ from services.ledger.api import ENDPOINTS, charges
 from shared.access.policy import Grant
 from shared.access.principal import ANYONE_SIGNED_IN, Principal
 from shared.web import Endpoint
-from tests.access.matrix import failures
-from tests.access.mutants import guarded_by, without_company_conditions, without_company_joins, without_policies
-from tests.access.oracle import UNKNOWN
+from tests.access.matrix import failures, outdated
+from tests.access.mutants import (
+    break_glass_may_write,
+    guarded_by,
+    newly_open,
+    stale_versions_pass,
+    without_company_conditions,
+    without_company_joins,
+    without_policies,
+)
+from tests.access.oracle import BREAK_GLASS, UNKNOWN
 from tests.support.access import Row, World, template
 from tests.support.access_ledger import ROWS, ServedLedger
 from tests.support.databases import Databases
@@ -100,3 +108,22 @@ async def test_the_policies_hold_without_the_filters(served: ServedLedger) -> No
                 # With both down every route shows what it should not: so both were really down, each for itself.
                 unnoticed = [row.call for row in LEAKING if not await failures(served, ADMIN, [row], stranger, mine)]
                 assert not unnoticed
+
+
+async def test_stale_versions_that_pass_are_noticed(served: ServedLedger) -> None:
+    """At every route."""
+    mine, stale = await served.stale()
+    newest = {"self_service_admin": stale["self_service_admin"]}
+    with stale_versions_pass():
+        unnoticed = [row.call for row in ROWS if not await outdated(served, [row], mine, newest)]
+    assert not unnoticed
+
+
+async def test_break_glass_that_writes_is_noticed(served: ServedLedger, stranger: World) -> None:
+    """At every route that it must not reach."""
+    mine, endpoints = await served.world(BREAK_GLASS), newly_open(served.endpoints)
+    assert endpoints
+    with break_glass_may_write():
+        for endpoint in endpoints:
+            rows = [row for row in served.rows if row.route == template(endpoint.method, endpoint.path)]
+            assert await failures(served, BREAK_GLASS, rows, stranger, mine), endpoint.path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+import time
 from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
@@ -12,11 +13,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.access.matrix import failures, misguarded, unlocked, unserved
-from tests.access.oracle import CALLERS, ROLES, admits, grant
+from tests.access.matrix import failures, misguarded, outdated, unlocked, unserved
+from tests.access.oracle import BREAK_GLASS, CALLERS, ROLES, admits, grant
 from tests.support.access import World
 from tests.support.access_reporting import ServedReporting
-from tests.support.bad_tokens import bad_tokens
+from tests.support.bad_tokens import bad_tokens, claims_of, signed_again
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books
 from tests.support.reporting import ALL, REPORTS
@@ -56,6 +57,26 @@ async def test_without_a_valid_token(served: ServedReporting, stranger: World) -
     assert not found, "\n".join(found)
 
 
+async def test_with_a_stale_token(served: ServedReporting) -> None:
+    """Whoever it was: with an older version of rights than his newest, he is told to get a new token and no more."""
+    mine, stale = await served.stale()
+    found = await outdated(served, served.rows, mine, stale)
+    assert not found, "\n".join(found)
+    assert mine.token is not None
+    version = claims_of(mine.token)["authz_ver"] + 1
+    new = signed_again(mine.token, served.stack.tokens.key, authz_ver=version)
+    assert (await served.send("GET", "/v1/reports", new)).status == 200
+
+
+async def test_an_emergency_ends(served: ServedReporting) -> None:
+    """A token of break-glass is good for its minutes, at every route."""
+    mine = await served.world(BREAK_GLASS)
+    assert mine.token is not None
+    over = {"after its minutes": signed_again(mine.token, served.stack.tokens.key, exp=int(time.time()) - 1)}
+    found = await unlocked(served, served.rows, mine, over)
+    assert not found, "\n".join(found)
+
+
 def asked_for(mine: Books, foreign: Books) -> dict[str, list[UUID | str]]:
     """Every mixture: granted, of the same company, of another, of nobody, and "without location"."""
     one, other = mine.locations[:2]
@@ -84,7 +105,7 @@ def expected(role: str, case: str, variation: str) -> tuple[int, str]:
     return 200, ""
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, BREAK_GLASS])
 async def test_every_mixture_of_locations(served: ServedReporting, role: str) -> None:
     mine = await served.world(role)
     made, foreign = served.books[role], Books(random.Random(f"foreign {role}")).act(20)

@@ -17,9 +17,16 @@ from services.reporting.reports.query import Arguments, Selection
 from services.reporting.reports.reader import Reach
 from shared.access.principal import ANYONE_SIGNED_IN, PUBLIC, Principal
 from shared.web import Endpoint
-from tests.access.matrix import failures, unlocked
-from tests.access.mutants import guarded_by, without_company_conditions, without_policies
-from tests.access.oracle import UNKNOWN
+from tests.access.matrix import failures, outdated, unlocked
+from tests.access.mutants import (
+    break_glass_may_write,
+    guarded_by,
+    newly_open,
+    stale_versions_pass,
+    without_company_conditions,
+    without_policies,
+)
+from tests.access.oracle import BREAK_GLASS, UNKNOWN
 from tests.support.access import World, ask, template
 from tests.support.access_reporting import ROWS, ServedReporting
 from tests.support.databases import Databases
@@ -196,3 +203,22 @@ async def test_a_reach_without_the_scope_is_noticed(
     assert not await leaks(served, worlds, stranger)
     with without_locations():
         assert await leaks(served, worlds, stranger)
+
+
+async def test_stale_versions_that_pass_are_noticed(served: ServedReporting) -> None:
+    """At every route."""
+    mine, stale = await served.stale()
+    newest = {"practice_admin": stale["practice_admin"]}
+    with stale_versions_pass():
+        unnoticed = [row.call for row in ROWS if not await outdated(served, [row], mine, newest)]
+    assert not unnoticed
+
+
+async def test_break_glass_that_writes_is_noticed(served: ServedReporting, stranger: World) -> None:
+    """At every route that it must not reach."""
+    mine, endpoints = await served.world(BREAK_GLASS), newly_open(served.endpoints)
+    assert endpoints
+    with break_glass_may_write():
+        for endpoint in endpoints:
+            rows = [row for row in served.rows if row.route == template(endpoint.method, endpoint.path)]
+            assert await failures(served, BREAK_GLASS, rows, stranger, mine), endpoint.path

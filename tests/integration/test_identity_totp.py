@@ -324,11 +324,15 @@ class TestRequiredByTheCompany:
         signed_in = await identity.sign_in(user)
         company = signed_in["company_id"]
         path, token = f"/v1/companies/{company}", signed_in["access_token"]
+        ready = await identity.sign_in((await identity.user(name(), "provider", [company]))["user_name"])
+        await enrol(identity, ready["access_token"])
         changed = await identity.patch(path, {"mfa_required": True}, token)
         assert (changed.status, changed.body["mfa_required"]) == (200, True)
         assert (await renew(identity, signed_in["refresh_token"])).body["error"] == "mfa_required"
-        await enrol(identity, token)
-        assert (await renew(identity, signed_in["refresh_token"])).status == 200, "the session has proved it meanwhile"
+        assert (await identity.request("POST", "/v1/me/totp", token=token)).body["code"] == "token_stale"
+        app = await enrol(identity, (await grant(identity, user)).body["access_token"])
+        assert (await grant(identity, user, otp=app.code(1))).status == 200
+        assert (await renew(identity, ready["refresh_token"])).status == 200, "that session had proved it before"
 
 
 class TestAdministrators:

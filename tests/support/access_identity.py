@@ -14,9 +14,9 @@ from joserfc.jwk import ECKey
 from services.identity.api import ENDPOINTS
 from services.identity.sealing import Sealer
 from services.identity.service.keys import active_key
-from tests.access.oracle import CHANGING, ENROLLING, ROLES, UNKNOWN
+from tests.access.oracle import BREAK_GLASS, CHANGING, ENROLLING, ROLES, UNKNOWN
 from tests.support.access import FACTS, Reply, Row, World, checksums
-from tests.support.bad_tokens import signed_again
+from tests.support.bad_tokens import claims_of, signed_again, stale_tokens
 from tests.support.databases import Databases
 from tests.support.identity import SECRETS_KEY, IdentityStack
 
@@ -186,8 +186,28 @@ class ServedIdentity:
             return await self.stack.internal()
         if caller == "emr":
             return await self.stack.client_token(client["client_id"], client["client_secret"])
+        if caller == BREAK_GLASS:
+            return await self.emergency(client["company_ids"][0])
+        if caller == UNKNOWN:
+            # Nobody's user has a role that does not exist; of a machine the role is not looked up.
+            machine = await self.stack.client_token(client["client_id"], client["client_secret"])
+            return signed_again(machine, self.key, role=caller)
         token = await self.stack.token(user_name)
-        if caller in ROLES:
-            return token
-        # Nobody's user has a role that does not exist; a machine is not looked up.
-        return signed_again(token, self.key, role=caller, user_type="client" if caller == UNKNOWN else "partner")
+        return token if caller in ROLES else signed_again(token, self.key, role=caller)
+
+    async def stale(self) -> tuple[World, dict[str, str]]:
+        """A world, and a token of every caller from before somebody's rights in it changed."""
+        mine = await self.world("partner_admin")
+        assert mine.token is not None
+        changed = {"emr_location_ids": [mine.ids["location"]], "password": "another horse battery"}
+        own = claims_of(mine.token)["sub"]
+        answer = await self.stack.patch(f"/v1/users/{own}", changed, await self.stack.operator())
+        assert answer.status == 200, answer
+        return mine, stale_tokens(mine.token, self.key)
+
+    async def emergency(self, company_id: str) -> str:
+        """The operator's token for this company."""
+        body = {"company_id": company_id, "reason": "The practice is locked out", "minutes": 5}
+        answer = await self.stack.post("/v1/break-glass", body, await self.stack.operator())
+        assert answer.status == 201, answer
+        return str(answer.body["access_token"])

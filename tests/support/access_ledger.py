@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
 from aiohttp import web
 
 from services.ledger.api import ENDPOINTS
 from tests.support.access import FACTS, Reply, Row, World, checksums
+from tests.support.bad_tokens import claims_of, stale_tokens
 from tests.support.csv_files import PAYMENTS, agree, row, table
 from tests.support.databases import Databases
 from tests.support.fhir_builder import body as fhir_body
 from tests.support.fhir_builder import charge_item
 from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import Company, LedgerStack, emr_event, emr_payment
+from tests.support.news import News
 from tests.support.x12_answers import Told, interchange, status_277
 
 _BATCH: Final = "application/cloudevents-batch+json"
@@ -203,8 +205,9 @@ class ServedLedger:
     rows = ROWS
     endpoints = ENDPOINTS
 
-    def __init__(self, stack: LedgerStack) -> None:
+    def __init__(self, stack: LedgerStack, news: News) -> None:
         self.stack = stack
+        self.news = news
 
     @property
     def app(self) -> web.Application:
@@ -215,8 +218,9 @@ class ServedLedger:
     @classmethod
     @asynccontextmanager
     async def fresh(cls, databases: Databases) -> AsyncIterator[ServedLedger]:
-        async with LedgerStack.fresh(databases) as stack:
-            yield cls(stack)
+        news = News()
+        async with LedgerStack.fresh(databases, news) as stack:
+            yield cls(stack, news)
 
     async def checksums(self) -> dict[str, str]:
         return await checksums(self.stack.owner)
@@ -226,6 +230,14 @@ class ServedLedger:
             arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
         async with self.stack.client.request(method, url, **arguments) as response:
             return Reply(response.status, response.headers, await response.read())
+
+    async def stale(self) -> tuple[World, dict[str, str]]:
+        """A world, and a token of every caller from before its holder's rights changed."""
+        mine = await self.world("self_service_admin")
+        assert mine.token is not None
+        before = claims_of(mine.token)
+        await self.news.raised(UUID(before["sub"]), before["authz_ver"] + 1)
+        return mine, stale_tokens(mine.token, self.stack.tokens.key)
 
     async def world(self, caller: str) -> World:
         company = await self.stack.company()

@@ -12,8 +12,10 @@ from aiohttp import web
 
 from services.reporting.api import ENDPOINTS
 from tests.support.access import Reply, Row, World, checksums
+from tests.support.bad_tokens import claims_of, stale_tokens
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books
+from tests.support.news import News
 from tests.support.reporting import ReportingStack
 
 _RANGE: Final = "from=2026-01-01&to=2026-12-31"
@@ -42,8 +44,9 @@ class ServedReporting:
     rows = ROWS
     endpoints = ENDPOINTS
 
-    def __init__(self, stack: ReportingStack) -> None:
+    def __init__(self, stack: ReportingStack, news: News) -> None:
         self.stack = stack
+        self.news = news
         self.books: dict[str, Books] = {}
 
     @property
@@ -55,8 +58,9 @@ class ServedReporting:
     @classmethod
     @asynccontextmanager
     async def fresh(cls, databases: Databases) -> AsyncIterator[ServedReporting]:
-        async with ReportingStack.fresh(databases) as stack:
-            yield cls(stack)
+        news = News()
+        async with ReportingStack.fresh(databases, news) as stack:
+            yield cls(stack, news)
 
     async def checksums(self) -> dict[str, str]:
         return await checksums(self.stack.owner)
@@ -66,6 +70,14 @@ class ServedReporting:
             arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
         async with self.stack.client.request(method, url, **arguments) as response:
             return Reply(response.status, response.headers, await response.read())
+
+    async def stale(self) -> tuple[World, dict[str, str]]:
+        """A world, and a token of every caller from before its holder's rights changed."""
+        mine = await self.world("practice_admin")
+        assert mine.token is not None
+        before = claims_of(mine.token)
+        await self.news.raised(UUID(before["sub"]), before["authz_ver"] + 1)
+        return mine, stale_tokens(mine.token, self.stack.tokens.key)
 
     async def world(self, caller: str) -> World:
         """Books of 120 acts; the restricted role is granted the first of three locations."""

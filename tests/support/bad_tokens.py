@@ -14,6 +14,8 @@ import orjson
 from joserfc import jws
 from joserfc.jwk import ECKey
 
+from tests.access.oracle import CALLERS
+
 REQUIRED = (
     "iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "user_name", "user_type", "role", "affiliation",
     "company_id", "locations", "authz_ver",
@@ -24,6 +26,15 @@ def signed_again(good: str, key: ECKey, **claims: Any) -> str:
     """A token with other claims, rightly signed."""
     header, payload = (_part(good, place) for place in (0, 1))
     return jws.serialize_compact(header, orjson.dumps({**payload, **claims}), key, algorithms=["ES256"])
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    return _part(token, 1)
+
+
+def stale_tokens(good: str, key: ECKey) -> dict[str, str]:
+    """What a token of every caller would be, of a holder whose version of rights was raised after `good` was signed."""
+    return {caller: signed_again(good, key, role=caller) for caller in CALLERS}
 
 
 def bad_tokens(good: str, key: ECKey) -> dict[str, str]:

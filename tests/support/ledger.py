@@ -26,6 +26,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.ledger_events import PostingEvent
 from shared.ids import uuid7
 from tests.support.databases import Databases
+from tests.support.news import News
 from tests.support.tokens import TokenMaker
 
 ADMIN = "self_service_admin"
@@ -85,9 +86,11 @@ class LedgerStack:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, dsn: str, tokens: TokenMaker | None = None, **settings: Any) -> AsyncIterator[LedgerStack]:
-        """Start the API on a migrated database; `settings` are of `Config`."""
-        tokens = tokens or TokenMaker()
+    async def running(
+        cls, dsn: str, tokens: TokenMaker | None = None, news: News | None = None, **settings: Any
+    ) -> AsyncIterator[LedgerStack]:
+        """Start the API on a migrated database; without `news` nobody's rights change; `settings` are of `Config`."""
+        tokens = tokens or TokenMaker(news and news.revocations)
         config = Config(
             ledger_database_url=SecretStr(dsn),
             identity_url=NOBODY_THERE,
@@ -95,7 +98,7 @@ class LedgerStack:
             log_level="error",
             **settings,
         )
-        app = create_app(config, tokens.verifier)
+        app = create_app(config, tokens.verifier, news and news.bus)
         async with (
             asyncpg.create_pool(dsn, min_size=1, max_size=8) as owner,
             TestClient(TestServer(app)) as client,
@@ -104,11 +107,11 @@ class LedgerStack:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, databases: Databases, **settings: Any) -> AsyncIterator[LedgerStack]:
+    async def fresh(cls, databases: Databases, news: News | None = None, **settings: Any) -> AsyncIterator[LedgerStack]:
         """Start it on a new database, which is dropped afterwards."""
         dsn = await databases.create(MIGRATIONS)
         try:
-            async with cls.running(dsn, **settings) as stack:
+            async with cls.running(dsn, news=news, **settings) as stack:
                 yield stack
         finally:
             await databases.drop(dsn)

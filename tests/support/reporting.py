@@ -27,6 +27,7 @@ from shared.contracts.ledger_events import PostingEvent
 from shared.db import KEYED_PLANS, create_pool
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books, delivered, message_of
+from tests.support.news import News
 from tests.support.tokens import TokenMaker
 
 REPORTS = "/v1/reports/"
@@ -121,9 +122,10 @@ class ReportingStack:
 
     @classmethod
     @asynccontextmanager
-    async def fresh(cls, databases: Databases) -> AsyncIterator[ReportingStack]:
+    async def fresh(cls, databases: Databases, news: News | None = None) -> AsyncIterator[ReportingStack]:
+        """Start it on a new database, which is dropped afterwards; without `news` nobody's rights change."""
         dsn = await databases.create(MIGRATIONS)
-        neighbours, tokens = Neighbours(), TokenMaker()
+        neighbours, tokens = Neighbours(), TokenMaker(news and news.revocations)
         try:
             async with TestServer(neighbours.app()) as server:
                 config = Config(
@@ -134,7 +136,8 @@ class ReportingStack:
                 )
                 pool = await create_pool(dsn, name="tests", role=ROLE, settings=KEYED_PLANS)
                 owner = await asyncpg.connect(dsn)
-                async with TestClient(TestServer(create_app(config, tokens.verifier))) as client:
+                app = create_app(config, tokens.verifier, news and news.bus)
+                async with TestClient(TestServer(app)) as client:
                     yield cls(dsn, config, client, pool, owner, Inbox(pool), neighbours, tokens)
                 await owner.close()
                 await pool.close()

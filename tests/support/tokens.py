@@ -11,6 +11,7 @@ import orjson
 from joserfc import jws
 from joserfc.jwk import ECKey
 
+from shared.access.revocation import Revocations
 from shared.access.tokens import ALGORITHM, TOKEN_TYPE, KeyCache, TokenVerifier
 from shared.ids import uuid7
 
@@ -18,9 +19,11 @@ ISSUER, AUDIENCE = "billing-identity", "billing"
 
 
 class TokenMaker:
-    """Signs tokens as identity would. `verifier` is what an application under test is given."""
+    """Signs tokens as identity would. `verifier` is what an application under test is given; it asks `revocations`, if
+    there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, revocations: Revocations | None = None) -> None:
+        self._revocations = revocations
         self._key = ECKey.generate_key("P-256", {"alg": ALGORITHM, "use": "sig", "kid": uuid4().hex})
 
     @property
@@ -30,7 +33,7 @@ class TokenMaker:
 
     @property
     def verifier(self) -> TokenVerifier:
-        return TokenVerifier(KeyCache(self.jwks), issuer=ISSUER, audience=AUDIENCE)
+        return TokenVerifier(KeyCache(self.jwks), issuer=ISSUER, audience=AUDIENCE, revocations=self._revocations)
 
     async def jwks(self) -> Mapping[str, Any]:
         """What identity serves at `/.well-known/jwks.json`."""

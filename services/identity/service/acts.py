@@ -16,6 +16,7 @@ from services.identity.domain import Client, Company, Editor, Location, User
 from services.identity.store import access, log, users
 from shared.access.policy import OPERATOR
 from shared.access.principal import Principal
+from shared.access.revocation import stale
 from shared.audit import AuditEntry, alert, current_address, insert
 from shared.contracts.envelope import Contract, Event
 from shared.contracts.identity_events import (
@@ -31,7 +32,7 @@ from shared.contracts.identity_events import (
     UserState,
 )
 from shared.db import Connection, acquire
-from shared.errors import Invalid, Unauthenticated
+from shared.errors import Invalid
 from shared.ids import uuid7
 
 SOURCE: Final = "/identity"
@@ -167,12 +168,11 @@ async def administration(pool: asyncpg.Pool, caller: Principal | None = None) ->
 
 
 async def current_user(connection: Connection, caller: Principal) -> User:
-    """The person who calls, as the database knows him now. Identity can tell at once when a token says more than is
-    still so; it answers 401 `token_stale`, and the next token says it right (U12)."""
+    """The person who calls, as the database knows him now, in the transaction that acts on it: what the guard has found
+    current may have changed since. It answers 401 `token_stale`, and the next token says it right (U12)."""
     user = await users.user(connection, caller.subject)
-    stale = user is None or not user.active or user.role != caller.role
-    if user is None or stale or (caller.company_id is not None and caller.company_id not in user.company_ids):
-        raise Unauthenticated("Your rights have changed: get a new token", code="token_stale")
+    if user is None or not user.active or user.authz_version != caller.authz_version:
+        raise stale()
     return user
 
 

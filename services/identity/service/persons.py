@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.identity.domain import RECENT, User
 from services.identity.service.acts import Act, current_user
-from services.identity.store import factors, sessions, users
+from services.identity.store import factors, sessions
 from services.identity.store.factors import Factors
 from services.identity.store.sessions import RefreshToken
 from shared.access.policy import MFA_ENROLMENT, PASSWORD_CHANGE
@@ -59,14 +59,7 @@ async def person(connection: Connection, caller: Principal) -> Person:
     """The person who calls, as the database knows him now. Raises Unauthenticated when his session has ended, or when
     a token for the enrolment is used although there is something enrolled."""
     limited = caller.role in (MFA_ENROLMENT, PASSWORD_CHANGE)
-    if not limited:
-        user: User | None = await current_user(connection, caller)
-    else:
-        user = await users.user(connection, caller.subject)
-        if user is not None and (not user.active or user.authz_version != caller.authz_version):
-            user = None
-    if user is None:
-        raise Unauthenticated("Your rights have changed: get a new token", code="token_stale")
+    user = await current_user(connection, caller)
     enrolled = await factors.factors(connection, user.id)
     session = None
     if not limited:

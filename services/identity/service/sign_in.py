@@ -27,7 +27,7 @@ from services.identity.service.issuing import (
     wrong_credentials,
 )
 from services.identity.service.throttle import Attempt, Throttle, account_name
-from services.identity.store import break_glass, clients, companies, factors, sessions, users
+from services.identity.store import access, break_glass, clients, companies, factors, sessions, users
 from services.identity.tokens import Claims, secret_hash
 from shared.access.policy import BREAK_GLASS, EMR_CLIENT, INTERNAL_CLIENT
 from shared.access.principal import Principal
@@ -223,12 +223,8 @@ class SignIn:
         except Unauthenticated:
             return None
         async with acquire(self._pool) as connection:
-            if principal.user_type == "client":
-                client = await clients.client(connection, principal.subject)
-                good = client is not None and client.active and client.version == principal.authz_version
-            else:
-                user = await users.user(connection, principal.subject)
-                good = user is not None and user.active and user.authz_version == principal.authz_version
+            good = await access.current_version(connection, principal.subject) == principal.authz_version
+            if principal.user_type != "client":
                 good = good and await _is_open(connection, principal)
         return principal if good else None
 

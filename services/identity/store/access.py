@@ -1,4 +1,5 @@
-"""Versions of rights: raised by what makes the tokens of a user stale, and told from the event log."""
+"""Versions of rights: raised by what makes the tokens of a user stale, asked at each call, and told from the event
+log."""
 
 from __future__ import annotations
 
@@ -8,6 +9,16 @@ from uuid import UUID
 
 from shared.contracts.identity_events import ACCESS_CHANGED
 from shared.db import Connection
+
+
+async def current_version(connection: Connection, subject: UUID) -> int | None:
+    """The version of rights of an active user or client; None for nobody."""
+    version: int | None = await connection.fetchval(
+        "select authz_version from app_user where id = $1 and active"
+        " union all select version from client where id = $1 and active",
+        subject,
+    )
+    return version
 
 
 async def advance(connection: Connection, user_id: UUID) -> int:
