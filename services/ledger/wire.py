@@ -209,6 +209,12 @@ class Page(Query):
     cursor: Id | None = None
 
 
+def in_order(first: date | None, last: date | None, name: str = "to") -> None:
+    """Raises Invalid, naming the end of the range, when it is before its beginning."""
+    if first and last and first > last:
+        raise Invalid.field(name, "range", "Must not be before the beginning of the range")
+
+
 class ChargesQuery(Page):
     patient_id: Id | None = None
     status: Literal["active", "delayed", "closed", "void"] | None = None

@@ -138,10 +138,42 @@ class TestSlow:
         await service.alive()
 
 
-@pytest.mark.parametrize(("name", "path"), [("identity", "/v1/companies"), ("ledger", "/v1/payments")])
-async def test_a_body_without_an_end_is_cut_off(services: Services, name: str, path: str) -> None:
+ENDLESS = [
+    ("identity", "POST", "/v1/companies", "application/json"),
+    ("identity", "POST", "/v1/token", "application/x-www-form-urlencoded"),
+    ("ledger", "POST", "/v1/payments", "application/json"),
+    ("ledger", "POST", "/v1/feeds/emr", "application/json"),
+    ("ledger", "POST", "/v1/feeds/fhir", "application/fhir+json"),
+    ("ledger", "POST", "/v1/feeds/hl7v2", "application/hl7-v2"),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "path", "kind"), ENDLESS)
+async def test_a_body_without_an_end_is_cut_off(
+    services: Services, name: str, method: str, path: str, kind: str
+) -> None:
     """1, without Content-Length: refused before all of it was read."""
     service = services[name]
+    before = await service.counts()
+    status, sent = await poured(service, method, path, kind)
+    assert status == 413
+    assert sent < 32 * MIB
+    assert await service.counts() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("identity", "/v1/me"), ("ledger", "/v1/patients"), ("reporting", "/v1/reports")]
+)
+async def test_a_body_that_nobody_asked_for_is_not_read(services: Services, name: str, path: str) -> None:
+    """1: of a GET."""
+    status, sent = await poured(services[name], "GET", path, "application/json")
+    assert status == 200
+    assert sent < 32 * MIB
+    await services[name].alive()
+
+
+async def poured(service: Served, method: str, path: str, kind: str) -> tuple[int, int]:
+    """Send white space without a length, 64 MiB at most; the answer's status, and how much was sent until it came."""
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -151,13 +183,10 @@ async def test_a_body_without_an_end_is_cut_off(services: Services, name: str, p
             yield b" " * (1 << 16)
             await asyncio.sleep(0)
 
-    before = await service.counts()
-    headers = {"Authorization": f"Bearer {service.tokens[0]}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {service.tokens[0]}", "Content-Type": kind}
     url = f"http://127.0.0.1:{service.port}{path}"
-    async with service.session.post(url, data=endless(), headers=headers) as response:
-        assert response.status == 413
-    assert sent < 32 * MIB
-    assert await service.counts() == before
+    async with service.session.request(method, url, data=endless(), headers=headers) as response:
+        return response.status, sent
 
 
 async def until_closed(port: int, first: bytes, again: bytes) -> tuple[float, bytes]:

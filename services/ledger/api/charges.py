@@ -15,7 +15,7 @@ from services.ledger.domain.commands import (
     TransferCharge,
 )
 from shared.access.principal import Guard
-from shared.errors import Forbidden, Invalid
+from shared.errors import Forbidden
 from shared.web import Call, Endpoint, json_response
 
 _VIEW = Guard(any_of=(("charges_by_patient", "view"), ("delayed_charges", "view"), ("active_charges", "view")))
@@ -52,8 +52,7 @@ async def listing(call: Call) -> web.Response:
     """Which area guards a list depends on what is asked: by patient, delayed, or active (api.md)."""
     query: wire.ChargesQuery = call.query
     call.principal.require("charges_by_patient" if query.patient_id else _area_of(query.status or ""), "view")
-    if query.from_ and query.to and query.from_ > query.to:
-        raise Invalid.field("to", "range", "Must not be before `from`")
+    wire.in_order(query.from_, query.to)
     filters = (query.patient_id, query.location_id, query.from_, query.to, query.status)
     company = call.principal.company
     page = await queries.read_page(readers(call), company, "charge", query.cursor, query.limit, *filters)

@@ -10,7 +10,7 @@ from pydantic import Field
 from services.ledger.api.common import readers
 from services.ledger.feeds import claim_store
 from services.ledger.feeds.claim_store import State
-from services.ledger.wire import Page
+from services.ledger.wire import Page, in_order
 from shared.access.principal import Guard
 from shared.fields import IsoDate
 from shared.web import Call, Endpoint, json_response
@@ -28,6 +28,7 @@ class ClaimsQuery(Page):
 
 async def listing(call: Call) -> web.Response:
     query: ClaimsQuery = call.query
+    in_order(query.from_, query.to)
     pool, company = readers(call), call.principal.company
     page = await claim_store.read_page(pool, company, query.cursor, query.limit, query.state, query.from_, query.to)
     return json_response(page)

@@ -150,6 +150,7 @@ async def listing(call: Call) -> web.Response:
     query: wire.PaymentsQuery = call.query
     if not query.unassigned:
         call.principal.require("payment_posting", "view")
+    wire.in_order(query.deposit_from, query.deposit_to, "deposit_to")
     filters = (query.batch_number, query.check_number, query.deposit_from, query.deposit_to, query.unassigned)
     company = call.principal.company
     page = await queries.read_page(readers(call), company, "payment", query.cursor, query.limit, *filters)
