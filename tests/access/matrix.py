@@ -134,7 +134,10 @@ def misguarded(endpoints: Iterable[Endpoint], rows: Iterable[Row]) -> list[str]:
     found = []
     for endpoint in endpoints:
         terms = rules[template(endpoint.method, endpoint.path)]
-        if terms == ["public"] * len(terms):
+        public = terms == ["public"] * len(terms)
+        if endpoint.guard.public != public:
+            found.append(f"{endpoint.method} {endpoint.path} must {'' if public else 'not '}be public")
+        if public:
             continue
         for area, level in product(AREAS, LEVELS):
             caller = OneCell(area, level)

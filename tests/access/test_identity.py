@@ -43,6 +43,8 @@ async def test_every_route_is_in_the_table(served: ServedIdentity) -> None:
     paths = {template(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert paths == {template(one.method, one.path) for one in served.endpoints}
     assert not undeclared(served.endpoints, served.rows)
+    for path in ("/livez", "/readyz", "/metrics", "/docs"):
+        assert (await served.send("GET", path, None)).status == 200
 
 
 def test_every_guard_asks_for_what_the_table_says(served: ServedIdentity) -> None:
