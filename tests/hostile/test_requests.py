@@ -92,7 +92,7 @@ async def test_a_field_that_is_none(services: Services, name: str, endpoint: End
 @pytest.mark.parametrize(("name", "endpoint"), WITH_RAW, ids=label)
 async def test_a_feed_that_is_none(services: Services, name: str, endpoint: Endpoint) -> None:
     """2, 3, 9, and bytes that are nothing at all: never an error of ours, never an echo; what is refused as a whole
-    leaves no trace. (What is taken as a feed is kept with its exceptions: `test_ledger_feed_*`.)"""
+    leaves no trace. (What is taken as a feed is kept with its exceptions: `test_ledger_exceptions`.)"""
     service = services[name]
     query = "profile=none" if "csv" in endpoint.path else ""
     await service.token_for(endpoint)

@@ -119,3 +119,23 @@ async def true(company: Company) -> None:
         if all(row["state"] == "retried" for row in waiting):
             assert feed["quarantined"] == 0
     assert fold(await company.events()) == await company.totals()
+
+
+async def register_clinic(company: Company, clinic: str, place: int = 0) -> None:
+    await company.stack.owner.execute(
+        "update directory_location set emr_location_id = $3 where company_id = $1 and location_id = $2",
+        company.company_id,
+        company.locations[place],
+        clinic,
+    )
+
+
+async def feed_now(company: Company, feed: Any) -> dict[str, int]:
+    """The counts of a feed that are not zero."""
+    document = await company.get(f"/v1/feeds/{feed['feed_id']}")
+    return {name: document[name] for name in ("posted", "duplicates", "ignored", "quarantined") if document[name]}
+
+
+def unknown(emr: Emr, clinic: str, payment_id: str = "p-1", **fields: Any) -> dict[str, Any]:
+    """A payment at a clinic that nobody has."""
+    return emr.payment(payment_id, emr_clinic_id=clinic, **fields)

@@ -420,3 +420,8 @@ def days(count: int, start: date | None = None) -> date:
 async def together(*work: Any) -> list[Any]:
     """Run at once; the first error fails the test."""
     return list(await asyncio.gather(*work))
+
+
+def instant(text: str) -> bool:
+    """RFC 3339 in UTC."""
+    return len(text) in range(20, 28) and text[10] == "T" and text.endswith("Z")

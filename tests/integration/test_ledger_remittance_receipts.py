@@ -1,0 +1,117 @@
+"""Receipts of remittances: location, payer, payee, number; conflicts, and checks without a usable name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import date
+from uuid import uuid4
+
+import pytest
+
+from tests.support.databases import Databases
+from tests.support.feed_work import charge_of, check, claim, service
+from tests.support.ledger import Company, LedgerStack
+from tests.support.remittances import charges_now, figures, proven, sent
+from tests.support.x12_builder import Service, x12_file
+
+
+@pytest.fixture(scope="module")
+async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
+    async with LedgerStack.fresh(databases) as running:
+        yield running
+
+
+@pytest.fixture
+async def company(stack: LedgerStack) -> Company:
+    return await stack.company(locations=2)
+
+
+async def test_the_location_is_the_one_that_all_matched_charges_share(company: Company) -> None:
+    here, there = (str(one) for one in company.locations)
+    await charge_of(company, "A", location_id=here)
+    await charge_of(company, "B", location_id=there)
+    await charge_of(company, "C", location_id=there)
+    await sent(company, check(claim("B", service()), claim("C", service()), claim("nobody", service())))
+    assert (await company.get("/v1/payments"))["items"][0]["location_id"] == there
+    await sent(company, check(claim("A", service()), claim("nobody", service())))
+    assert (await company.get("/v1/payments"))["items"][0]["location_id"] == here
+    await sent(company, check(claim("A", service()), claim("B", service())))
+    assert (await company.get("/v1/payments"))["items"][0]["location_id"] is None
+    await proven(company)
+
+
+async def test_the_payer_is_found_by_its_ids_or_name_else_made(company: Company) -> None:
+    known = await company.payer(code="BC", name="Blue Cross", era_payer_ids=["99999"])
+    by_name = await company.payer(code="AE", name="aetna")
+    cases = [
+        ({"payer": "whatever", "payer_id": "99999"}, known["id"]),
+        ({"payer": "whatever", "payer_id": "BC"}, known["id"]),
+        ({"payer": "AETNA", "payer_id": "60054", "payer_ein": "1"}, by_name["id"]),
+    ]
+    for fields, payer_id in cases:
+        await sent(company, check(claim("A", service()), **fields))
+        assert (await company.get("/v1/payments"))["items"][0]["payer_id"] == payer_id
+    fresh = {"payer": "New Payer", "payer_id": "77777", "payer_ein": "771111111"}
+    for _ in range(2):
+        await sent(company, check(claim("A", service()), **fresh))
+    first, second = (await company.get("/v1/payments"))["items"][:2]
+    assert first["payer_id"] == second["payer_id"]
+    made = await company.get(f"/v1/payers/{first['payer_id']}")
+    assert (made["name"], made["code"], made["era_payer_ids"]) == ("New Payer", "77777", ["77777", "1771111111"])
+
+
+@pytest.mark.parametrize("npis", [[], ["1234567893"], ["1999999999"]], ids=["none", "ours", "others"])
+async def test_a_remittance_for_somebody_else_is_quarantined(stack: LedgerStack, npis: list[str]) -> None:
+    company = await stack.company(npis=npis)
+    feed = await sent(company, check(claim("A", service()), payee_npi="1234567893"))
+    wrong = npis == ["1999999999"]
+    assert (feed["posted"], feed["quarantined"]) == (not wrong, wrong)
+    if wrong:
+        (row,) = await company.exceptions()
+        assert (row["reason"], row["quarantined"], row["detail"]["bpr02_cents"]) == ("wrong_payee", True, 8_000)
+        assert (await company.rows())["posting"] == 0
+
+
+async def test_the_same_check_with_other_content_is_a_conflict(company: Company) -> None:
+    charge = await charge_of(company, "A")
+    await charge_of(company, "B")
+    await sent(company, check(claim("A", service(), icn="I1"), trace="CHK-1"))
+    feed = await sent(company, check(claim("B", service(), icn="I2"), trace="CHK-1"))
+    assert (feed["quarantined"], feed["posted"]) == (1, 0)
+    assert await company.reasons(feed_id=feed["feed_id"]) == {"conflict": 1}
+    assert (await company.sums())["amount_cents"] == 8_000
+    assert figures((await charges_now(company, [charge]))[0])[0] == 8_000
+    other = await sent(company, check(claim("B", service(), icn="I2"), trace="CHK-1", on=date(2026, 1, 16)))
+    assert other["posted"] == 1, "another date is another check"
+
+
+async def test_zero_pays_that_repeat_their_trace_number_are_told_apart(company: Company) -> None:
+    """RFI 1847: EO0000000000 on all of them."""
+    for account in ("A", "B"):
+        zero = check(claim(account, Service(charge_cents=100, adjustments=(("CO", "45", 100),))), trace="EO0000000000")
+        assert (await sent(company, zero))["posted"] == 1
+    assert (await company.sums())["payments"] == 2
+
+
+async def test_a_notification_that_names_money_is_quarantined(company: Company) -> None:
+    feed = await sent(company, check(claim("A", service()), handling="H"))
+    assert (feed["quarantined"], await company.reasons()) == (1, {"notification_with_money": 1})
+
+
+@pytest.mark.parametrize("trace", ["", "T" * 81, "T" * 30_000], ids=["none", "long", "monstrous"])
+async def test_a_check_without_a_usable_number_is_quarantined_not_lost(company: Company, trace: str) -> None:
+    body = x12_file([check(claim("A", service()), trace="TRACE")]).replace(b"TRN*1*TRACE*", f"TRN*1*{trace}*".encode())
+    feed = await sent(company, body)
+    assert (feed["received"], feed["quarantined"]) == (1, 1)
+    assert await company.reasons() == {"envelope_mismatch": 1}
+
+
+async def test_monstrous_names_and_numbers_post_all_the_same(company: Company) -> None:
+    """Elements as long as a segment may be, of text that does not compress: cut where they are names."""
+    noise = "".join(uuid4().hex for _ in range(1_500))
+    payment = check(claim(noise[:40_000], service(control_number=noise[40_000:]), icn=noise[:9_000]), payer=noise)
+    feed = await sent(company, payment)
+    assert (feed["posted"], feed["quarantined"]) == (1, 0), await company.exceptions()
+    assert await company.reasons() == {"unmatched_claim": 1}
+    again = await sent(company, payment)
+    assert again["duplicates"] == 1
