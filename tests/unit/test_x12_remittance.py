@@ -10,7 +10,7 @@ import pytest
 from services.ledger.feeds.x12 import envelope, transaction
 from services.ledger.feeds.x12.model import Adjustment, Claim, Line, Procedure, ProviderAdjustment, Transaction
 from services.ledger.feeds.x12.reader import X12Unreadable
-from services.ledger.feeds.x12.remittance import claims, read, survey
+from services.ledger.feeds.x12.remittance import placed_claims, read, survey
 from tests.support.x12_builder import ClaimPayment, Payment, ProviderLevel, Service, x12_file
 
 COPIED = Path(__file__).resolve().parents[1] / "data" / "x12"
@@ -267,12 +267,12 @@ def test_the_content_hash_names_the_payment_not_its_wrapping() -> None:
         assert only(other).content_hash != same
 
 
-def test_the_second_pass_yields_one_transaction() -> None:
+def test_the_second_pass_yields_claims_with_the_place_of_their_transaction() -> None:
     content = sample(10) + sample(5)
-    assert [c.account for c in claims([content], 2) if isinstance(c, Claim)] == ["PT-1009"]
-    third = list(claims([content], 3))
-    assert [type(item) for item in third] == [Claim, Claim, ProviderAdjustment]
-    assert list(claims([content], 4)) == []
+    placed = [(ordinal, claim.account) for ordinal, claim in placed_claims([content])]
+    assert [account for ordinal, account in placed if ordinal == 2] == ["PT-1009"]
+    assert [ordinal for ordinal, _ in placed] == [1, 2, 3, 3]
+    assert [account for _, account in placed] == [claim.account for claim in claims_of(content)]
 
 
 def test_predetermination_and_forwarding() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
-from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, ProviderAdjustment, Transaction
+from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, Transaction
 from services.ledger.feeds.x12.reader import X12Unreadable, segments
 from services.ledger.feeds.x12.transaction import Remittance
 
@@ -91,16 +91,3 @@ def placed_claims(chunks: Iterable[bytes]) -> Iterator[tuple[int, Claim]]:
             ordinal = event.ordinal
         elif isinstance(event, Claim):
             yield ordinal, event
-
-
-def claims(chunks: Iterable[bytes], ordinal: int) -> Iterator[Claim | ProviderAdjustment]:
-    """What one transaction of a surveyed file is to post; reads no further than its SE."""
-    wanted = False
-    for event in read(chunks):
-        if isinstance(event, Header):
-            wanted = event.ordinal == ordinal
-        elif isinstance(event, Transaction):
-            if event.ordinal >= ordinal:
-                return
-        elif wanted and not isinstance(event, EnvelopeFault):
-            yield event
