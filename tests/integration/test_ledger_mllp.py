@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.ledger.feeds import hl7_posting
-from services.ledger.feeds.hl7_agreed import Agreed
+from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7_listener import Hl7Listener
 from services.ledger.feeds.hl7_store import Waiting
 from services.ledger.feeds.mllp import Framer, serve_mllp
@@ -302,7 +302,7 @@ async def test_a_message_that_no_check_foresaw_does_not_hold_up_the_others(
 ) -> None:
     real = hl7_posting.lines_of
 
-    async def failing(agreed: Agreed, waiting: Waiting) -> Any:
+    async def failing(agreed: Agreements, waiting: Waiting) -> Any:
         if waiting.key.endswith("|M1"):
             raise ValueError("a surprise")
         return await real(agreed, waiting)

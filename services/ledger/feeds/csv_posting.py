@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict
 
 from services.ledger.domain.commands import FeedItem
 from services.ledger.feeds import csv_store, emr, intake
+from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.cloudevents import EmrEvent, Envelope, understand
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.csvfile.reader import Problem, Row, Total, read
 from services.ledger.feeds.csvfile.records import CsvUnreadable
-from services.ledger.feeds.hl7_agreed import Agreed
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.stored import Chunks
 from services.ledger.service import Ledger
@@ -123,7 +123,7 @@ class Clinics:
     """Whether events name a clinic of the company. Identity is asked once about those that are not known."""
 
     def __init__(self, ledger: Ledger, company_id: UUID) -> None:
-        self._agreed, self._asked = Agreed(ledger, company_id), False
+        self._agreed, self._asked = Agreements(ledger, company_id), False
 
     async def know(self, event: EmrEvent) -> bool:
         if event.clinic is None:
@@ -131,7 +131,7 @@ class Clinics:
         if not await self._agreed.names(event.clinic) and not self._asked:
             self._asked = True
             await self._agreed.ledger.learn({self._agreed.company_id})
-            self._agreed = Agreed(self._agreed.ledger, self._agreed.company_id)
+            self._agreed = Agreements(self._agreed.ledger, self._agreed.company_id)
         return await self._agreed.names(event.clinic)
 
 

@@ -17,13 +17,13 @@ from uuid import UUID, uuid4
 import structlog
 
 from services.ledger.feeds import hl7_store
+from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7.ack import CONDITIONS, acknowledge, acknowledge_batch
 from services.ledger.feeds.hl7.acts import paid_cents
 from services.ledger.feeds.hl7.batch import batches
 from services.ledger.feeds.hl7.dft import header_of, understand
 from services.ledger.feeds.hl7.model import Financial, Header, Problem, Profile
 from services.ledger.feeds.hl7.reader import PADDING, Segment, Unreadable, header_line, read
-from services.ledger.feeds.hl7_agreed import Agreed
 from services.ledger.feeds.hl7_store import Arrival, Counted
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
@@ -168,7 +168,7 @@ async def _route(
     """The company of a message, by its clinic where its sender writes for several."""
     found: dict[UUID, Examined] = {}
     for company_id in sorted(companies):
-        agreed = Agreed(ledger, company_id)
+        agreed = Agreements(ledger, company_id)
         examined = await examine(raw, await agreed.profile(source), faults)
         if len(companies) == 1:
             return company_id, examined

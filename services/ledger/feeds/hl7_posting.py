@@ -18,9 +18,9 @@ from services.ledger import service
 from services.ledger.domain.commands import Command, FeedItem, Retry
 from services.ledger.domain.feed_acts import EmrAdjustment, EmrDocument
 from services.ledger.feeds import hl7_store, intake
+from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7.acts import Asked, Place, ask, version_of
 from services.ledger.feeds.hl7.model import Financial
-from services.ledger.feeds.hl7_agreed import Agreed
 from services.ledger.feeds.hl7_intake import Examined, amounts_of, examine, refusal
 from services.ledger.feeds.hl7_store import Waiting, item_id, item_key
 from services.ledger.service import Ledger
@@ -41,7 +41,7 @@ async def post_feed(ledger: Ledger, feed: intake.Feed, correlation_id: str) -> N
 async def post(ledger: Ledger, messages: Sequence[Waiting], correlation_id: str) -> None:
     """Post messages in their order. Raises Unavailable when the books are away: then they still wait."""
     for company_id, group in groupby(messages, key=lambda one: one.feed.company_id):
-        same_company, agreed = list(group), Agreed(ledger, company_id)
+        same_company, agreed = list(group), Agreements(ledger, company_id)
         commands = [
             (message, command)
             for message in same_company
@@ -56,7 +56,7 @@ async def post(ledger: Ledger, messages: Sequence[Waiting], correlation_id: str)
         await hl7_store.done(ledger.pool, same_company)
 
 
-async def _commands_or_none(agreed: Agreed, message: Waiting, correlation_id: str) -> list[Command]:
+async def _commands_or_none(agreed: Agreements, message: Waiting, correlation_id: str) -> list[Command]:
     """A message that no check foresaw must not hold up those behind it."""
     try:
         return await _commands(agreed, message, correlation_id)
@@ -71,7 +71,7 @@ async def _commands_or_none(agreed: Agreed, message: Waiting, correlation_id: st
         return []
 
 
-async def _commands(agreed: Agreed, message: Waiting, correlation_id: str) -> list[Command]:
+async def _commands(agreed: Agreements, message: Waiting, correlation_id: str) -> list[Command]:
     """What a message asks of the books; what it cannot ask is recorded at once."""
     examined, found, fault = await lines_of(agreed, message)
     commands = []
@@ -86,7 +86,9 @@ async def _commands(agreed: Agreed, message: Waiting, correlation_id: str) -> li
     return commands
 
 
-async def lines_of(agreed: Agreed, message: Waiting) -> tuple[Examined, list[Asked], tuple[str, dict[str, Any]] | None]:
+async def lines_of(
+    agreed: Agreements, message: Waiting
+) -> tuple[Examined, list[Asked], tuple[str, dict[str, Any]] | None]:
     """Every FT1 of an accepted message, and what keeps all of them from being posted."""
     profile = await agreed.profile(message.source)
     examined = await examine(message.raw, profile)
@@ -106,7 +108,7 @@ def fault_of(asked: Asked) -> tuple[str, dict[str, Any]]:
     return asked.refused, {"errors": told(field_errors(asked.fields) if asked.fields else ())}
 
 
-async def _place(agreed: Agreed, message: Waiting, financial: Financial) -> Place | None:
+async def _place(agreed: Agreements, message: Waiting, financial: Financial) -> Place | None:
     """Where the message is booked: at its clinic, else at the company's only location."""
     location_id = await agreed.location(financial.clinic)
     if location_id is None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.ledger.domain.commands import Command, FeedItem, Retry
 from services.ledger.feeds import hl7_store
-from services.ledger.feeds.hl7_agreed import Agreed
+from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7_posting import command_of, fault_of, lines_of
 from services.ledger.feeds.hl7_store import message_and_line
 from services.ledger.feeds.quarantine import Waiting
@@ -23,7 +23,7 @@ async def prepare(
 ) -> tuple[list[Command], dict[UUID, tuple[str, dict[str, Any]] | None]]:
     """Commands for what can be tried, and why the rest cannot. What nobody owned is left alone, unless it turns out
     to be this company's."""
-    agreed = Agreed(ledger, company_id)
+    agreed = Agreements(ledger, company_id)
     commands: list[Command] = []
     refused: dict[UUID, tuple[str, dict[str, Any]] | None] = {}
     for row in rows:
@@ -44,7 +44,7 @@ async def prepare(
     return commands, refused
 
 
-async def _owns(agreed: Agreed, message: hl7_store.Waiting) -> bool:
+async def _owns(agreed: Agreements, message: hl7_store.Waiting) -> bool:
     """Whether the sender writes for the company and the clinic is one of its own by name."""
     application, _, facility = message.source.partition("|")
     if agreed.company_id not in await hl7_store.companies_of(agreed.ledger.pool, application, facility):

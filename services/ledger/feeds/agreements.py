@@ -1,4 +1,4 @@
-"""What a company agreed with its HL7 senders, and which of its locations they mean."""
+"""What a company agreed with its senders: how their messages are read, and which of its locations they mean."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from services.ledger.feeds.mappings import Mappings
 from services.ledger.service import Ledger
 
 
-class Agreed:
-    """What holds in one company for the messages that are posted together: each thing is read once."""
+class Agreements:
+    """What holds in one company for the messages or rows that are posted together: each thing is read once."""
 
     def __init__(self, ledger: Ledger, company_id: UUID) -> None:
         self.ledger, self.company_id = ledger, company_id
