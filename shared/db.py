@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -115,6 +115,13 @@ _BEGIN: Final = (
     "begin isolation level repeatable read, read only; set local app.company = '{}';"
     " set local app.locations = '{}'; set local app.poster = '{}'"
 )
+
+
+def page_of(rows: Sequence[Record], limit: int, cursor: str, item: Callable[[Record], Any] = dict) -> dict[str, Any]:
+    """`{items, next}` of `rows`, which were asked for with one more than `limit`; `next` is the `cursor` column of the
+    last row shown when there are more, else None."""
+    shown = rows[:limit]
+    return {"items": [item(row) for row in shown], "next": shown[-1][cursor] if len(rows) > limit else None}
 
 
 def _one_or_many(value: Literal["*"] | UUID | Collection[UUID]) -> str:

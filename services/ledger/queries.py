@@ -4,6 +4,7 @@ builds the answer of a write, from the same state."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from services.ledger import store
 from services.ledger.domain import documents
 from services.ledger.domain.books import Books
 from services.ledger.domain.wants import Wants
-from shared.db import Connection, reading
+from shared.db import Connection, Record, page_of, reading
 from shared.errors import NotFound
 
 READER: Final = "ledger_reader"
@@ -209,9 +210,8 @@ async def read_page(
     """`{items, next}`, newest first; the cursor is the last id of the page before."""
     async with reading(pool, company_id) as connection:
         rows = await connection.fetch(_IDS[kind], company_id, cursor, limit + 1, *filters)
-        ids = [row["id"] for row in rows[:limit]]
-        items = await _documents(connection, company_id, kind, ids)
-    return {"items": items, "next": ids[-1] if len(rows) > limit else None}
+        ids = page_of(rows, limit, "id", itemgetter("id"))
+        return {**ids, "items": await _documents(connection, company_id, kind, ids["items"])}
 
 
 async def read_history(pool: asyncpg.Pool, company_id: UUID, payment_id: UUID) -> list[dict[str, Any]]:
@@ -229,16 +229,12 @@ async def read_batches(
     """Batches with declared and posted totals, by number."""
     async with reading(pool, company_id) as connection:
         rows = await connection.fetch(_BATCHES, company_id, cursor, limit + 1, number)
-    items = [
-        {
-            **dict(row),
-            "difference_cents": None
-            if row["control_total_cents"] is None
-            else row["posted_cents"] - row["control_total_cents"],
-        }
-        for row in rows[:limit]
-    ]
-    return {"items": items, "next": items[-1]["batch_number"] if len(rows) > limit else None}
+    return page_of(rows, limit, "batch_number", _batch)
+
+
+def _batch(row: Record) -> dict[str, Any]:
+    declared = row["control_total_cents"]
+    return {**dict(row), "difference_cents": None if declared is None else row["posted_cents"] - declared}
 
 
 async def read_control_totals(pool: asyncpg.Pool, company_id: UUID, as_of_version: int | None) -> dict[str, Any]:
@@ -259,8 +255,7 @@ async def read_events(pool: asyncpg.Pool, company_id: UUID, after_version: int, 
             after_version,
             limit + 1,
         )
-    page = rows[:limit]
-    return {"items": [row["payload"] for row in page], "next": page[-1]["version"] if len(rows) > limit else None}
+    return page_of(rows, limit, "version", itemgetter("payload"))
 
 
 async def read_heads(pool: asyncpg.Pool) -> list[dict[str, Any]]:

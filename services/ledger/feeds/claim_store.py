@@ -14,7 +14,7 @@ from services.ledger.domain.commands import FeedItem
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import NUMBER
 from services.ledger.feeds.x12.acknowledgements import Source
-from shared.db import acquire, reading
+from shared.db import acquire, page_of, reading
 from shared.errors import NotFound
 
 State = Literal[
@@ -139,8 +139,7 @@ async def read_page(
     """Claims as they stand, the one that was heard of last first; the days are those of their state."""
     async with reading(pool, company_id) as connection:
         rows = await connection.fetch(_CLAIMS, company_id, None, cursor, limit + 1, state, since, until)
-    items = [dict(row) for row in rows[:limit]]
-    return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
+    return page_of(rows, limit, "id")
 
 
 async def read_one(pool: asyncpg.Pool, company_id: UUID, claim_id: UUID) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import orjson
 
 from services.ledger.domain.commands import FeedItem
 from services.ledger.posting import UnknownCompany
-from shared.db import acquire, reading
+from shared.db import acquire, page_of, reading
 from shared.errors import NotFound, Problem, Unavailable
 from shared.ids import uuid7
 
@@ -256,8 +256,7 @@ async def read_feeds(
     """Feeds, newest first."""
     async with reading(pool, company_id) as connection:
         rows = await connection.fetch(_DOCUMENT, company_id, None, sender, cursor, limit + 1)
-    items = [dict(row) for row in rows[:limit]]
-    return {"items": items, "next": items[-1]["feed_id"] if len(rows) > limit else None}
+    return page_of(rows, limit, "feed_id")
 
 
 async def read_raw(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[bytes]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from shared.db import acquire, reading
+from shared.db import acquire, page_of, reading
 from shared.errors import NotFound
 from shared.ids import NO_COMPANY
 
@@ -107,8 +107,7 @@ async def read_page(
     """Exceptions by age; `filters`: feed_id, source, reason, state, sender."""
     async with reading(pool, company_id) as connection:
         rows = await connection.fetch(_OLDEST if oldest_first else _NEWEST, company_id, cursor, limit + 1, *filters)
-    items = [dict(row) | {"detail": orjson.loads(row["detail"])} for row in rows[:limit]]
-    return {"items": items, "next": items[-1]["id"] if len(rows) > limit else None}
+    return page_of(rows, limit, "id", lambda row: dict(row) | {"detail": orjson.loads(row["detail"])})
 
 
 async def read_one(
