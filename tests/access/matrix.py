@@ -98,8 +98,9 @@ def _is(reply: Reply, problem: dict[str, Any]) -> bool:
 
 
 def _leaked(row: Row, reply: Reply, stranger: World) -> bytes | None:
-    named = {value.encode() for value in stranger.ids.values()} if row.echoes else set()
-    return next((secret for secret in stranger.secrets - named if secret in reply.raw), None)
+    named = [value.encode() for value in stranger.ids.values()] if row.echoes else []
+    shown = (secret for secret in stranger.secrets if secret in reply.raw)
+    return next((secret for secret in shown if not any(secret in own for own in named)), None)
 
 
 def unserved(app: web.Application, endpoints: Iterable[Endpoint], rows: Iterable[Row]) -> list[str]:
