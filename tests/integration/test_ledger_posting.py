@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 import pytest
 
-from services.ledger import queries
+from services.ledger import queries, store
 from services.ledger.posting import post_batch
 from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, fold
