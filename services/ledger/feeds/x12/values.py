@@ -10,6 +10,7 @@ from services.ledger.feeds.x12.model import Procedure
 
 _LIMIT = 10**13
 _DAY = re.compile(r"[0-9]{8}")
+_FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2199, 12, 31)
 _HCPCS_AND_MODIFIERS = re.compile(r"([0-9A-Z][0-9]{3}[0-9A-Z])((?:[0-9A-Z]{2}){1,4})")
 
 
@@ -38,7 +39,8 @@ def cents(text: str) -> int:
 
 
 def day(text: str) -> date | None:
-    """CCYYMMDD; what is no day in the calendar is no date, and the next best date is used instead."""
+    """CCYYMMDD. What is no day in the calendar, or a filler such as 00010101 or 99991231, is no date: the next best
+    date is used instead."""
     return _day(text) if len(text) == 8 else None
 
 
@@ -52,9 +54,10 @@ def _day(text: str) -> date | None:
     if not _DAY.fullmatch(text):
         return None
     try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+        found = date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError:
         return None
+    return found if _FIRST_DAY <= found <= _LAST_DAY else None
 
 
 @lru_cache(maxsize=4096)
