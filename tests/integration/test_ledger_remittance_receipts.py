@@ -98,12 +98,40 @@ async def test_a_notification_that_names_money_is_quarantined(company: Company) 
     assert (feed["quarantined"], await company.reasons()) == (1, {"notification_with_money": 1})
 
 
-@pytest.mark.parametrize("trace", ["", "T" * 81, "T" * 30_000], ids=["none", "long", "monstrous"])
-async def test_a_check_without_a_usable_number_is_quarantined_not_lost(company: Company, trace: str) -> None:
-    body = x12_file([check(claim("A", service()), trace="TRACE")]).replace(b"TRN*1*TRACE*", f"TRN*1*{trace}*".encode())
-    feed = await sent(company, body)
+NO_NUMBER = "TRN02, the number of the check or transfer, is missing"
+NO_DATE = "There is no payment date: neither BPR16 nor DTM*405 is one"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"TRN*1*TRACE*": "TRN*1**"}, [NO_NUMBER]),
+        ({"TRN*1*TRACE*": f"TRN*1*{'T' * 81}*"}, ["TRN02 is longer than 80 characters"]),
+        ({"TRN*1*TRACE*": f"TRN*1*{'T' * 30_000}*"}, ["TRN02 is longer than 80 characters"]),
+        ({"20260115~": "~"}, [NO_DATE]),
+        ({"20260115~": "00010101~"}, [NO_DATE]),
+        ({"TRN*1*TRACE*": "TRN*1**", "20260115~": "~"}, [NO_NUMBER, NO_DATE]),
+    ],
+    ids=["no number", "long number", "monstrous number", "no date", "filler date", "neither"],
+)
+async def test_a_check_without_number_or_date_is_quarantined_and_it_is_told_what_is_missing(
+    company: Company, changes: dict[str, str], told: list[str]
+) -> None:
+    body = x12_file([check(claim("A", service()), trace="TRACE")]).decode()
+    for old, new in changes.items():
+        body = body.replace(old, new)
+    feed = await sent(company, body.encode())
     assert (feed["received"], feed["quarantined"]) == (1, 1)
-    assert await company.reasons() == {"envelope_mismatch": 1}
+    (row,) = await company.exceptions()
+    assert row["reason"] == "envelope_mismatch"
+    assert [problem["detail"] for problem in row["detail"]["problems"]] == told
+
+
+async def test_a_filler_for_the_payment_date_gives_way_to_the_day_the_835_was_made(company: Company) -> None:
+    body = x12_file([check(claim("A", service()), trace="TRACE")]).decode()
+    old = "*" * 12 + "20260115~"
+    assert (await sent(company, body.replace(old, "*" * 12 + "99991231~").encode()))["posted"] == 1
+    assert (await company.get("/v1/payments"))["items"][0]["deposit_date"] == "2026-01-15"
 
 
 async def test_monstrous_names_and_numbers_post_all_the_same(company: Company) -> None:

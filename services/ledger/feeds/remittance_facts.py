@@ -9,7 +9,7 @@ from uuid import uuid5
 from services.ledger.domain.commands import FeedItem
 from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.x12.model import Adjustment, Claim, Line, Transaction
+from services.ledger.feeds.x12.model import Adjustment, Claim, Header, Line, Transaction
 from shared.money import MAX_CENTS
 
 _NO_PAYEE: Final = "wrong_payee"
@@ -40,13 +40,25 @@ def refusal_of(transaction: Transaction, npis: tuple[str, ...]) -> str | None:
     header = transaction.header
     if transaction.reason or header is None:
         return transaction.reason
-    if header.deposit_date is None or abs(header.amount_cents) > MAX_CENTS:
-        return "envelope_mismatch"
-    if not 0 < len(header.trace_number) <= NUMBER:
+    if _unusable(header):
         return "envelope_mismatch"
     if npis and not set(header.payee_npis) & set(npis):
         return _NO_PAYEE
     return None
+
+
+def _unusable(header: Header) -> list[str]:
+    """What keeps a receipt from being made of a header that is not damaged, in sentences for a person."""
+    found = []
+    if not header.trace_number:
+        found.append("TRN02, the number of the check or transfer, is missing")
+    elif len(header.trace_number) > NUMBER:
+        found.append(f"TRN02 is longer than {NUMBER} characters")
+    if header.deposit_date is None:
+        found.append("There is no payment date: neither BPR16 nor DTM*405 is one")
+    if abs(header.amount_cents) > MAX_CENTS:
+        found.append("BPR02 is more than the ledger can hold")
+    return found
 
 
 def refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
@@ -56,13 +68,8 @@ def refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
     ]
     if reason == _NO_PAYEE:
         problems.append({"code": reason, "detail": "N1*PE is not one of the company's NPIs"})
-    elif not problems:
-        problems.append(
-            {
-                "code": reason,
-                "detail": "TRN02 or a payment date (BPR16, DTM*405) is missing or too long, or BPR02 is out of range",
-            }
-        )
+    elif not problems and header:
+        problems = [{"code": reason, "detail": detail} for detail in _unusable(header)]
     return {
         "transaction": transaction.ordinal,
         "trace_number": header.trace_number[:NUMBER] if header else None,
