@@ -78,7 +78,9 @@ async def test_the_same_check_with_other_content_is_a_conflict(company: Company)
     await sent(company, check(claim("A", service(), icn="I1"), trace="CHK-1"))
     feed = await sent(company, check(claim("B", service(), icn="I2"), trace="CHK-1"))
     assert (feed["quarantined"], feed["posted"]) == (1, 0)
-    assert await company.reasons(feed_id=feed["feed_id"]) == {"conflict": 1}
+    (conflict,) = [row for row in await company.exceptions(feed_id=feed["feed_id"]) if row["quarantined"]]
+    assert conflict["reason"] == "conflict"
+    assert conflict["detail"] == {"message": "It was posted before with other content", "errors": []}
     assert (await company.sums())["amount_cents"] == 8_000
     assert figures((await charges_now(company, [charge]))[0])[0] == 8_000
     other = await sent(company, check(claim("B", service(), icn="I2"), trace="CHK-1", on=date(2026, 1, 16)))

@@ -80,9 +80,10 @@ def refusal_of(problem: Problem) -> tuple[str, dict[str, Any]]:
     """A refusal as the reason of an exception, and its numbers or fields."""
     if isinstance(problem, NotApplied):
         return problem.code, problem.numbers
-    reason = "conflict" if problem.code == "idempotency_mismatch" else problem.code
+    if problem.code == "idempotency_mismatch":  # its words are about a header that no feed sends
+        return "conflict", {"message": "It was posted before with other content", "errors": []}
     errors = [{"field": e.field, "code": e.code} for e in problem.errors]
-    return reason, {"message": problem.detail, "errors": errors}
+    return problem.code, {"message": problem.detail, "errors": errors}
 
 
 def quarantine(journal: Journal, command: Command, problem: Problem) -> None:
