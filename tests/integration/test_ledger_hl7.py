@@ -233,6 +233,21 @@ async def test_values_must_pass_the_rules_of_every_other_body(stack: LedgerStack
     assert (payment["method"], payment["check_number"], payment["amount_cents"]) == ("check", "1234", 500)
 
 
+async def test_a_person_is_told_what_keeps_an_amount_from_being_posted(stack: LedgerStack) -> None:
+    company = await stack.company()
+    await company.send("PUT", f"/v1/feed-profiles/{quote(SOURCE)}", {"missing_amount": "fee_schedule"}, key="")
+    lines = ft1("CG", "TX1", "20.00"), ft1("CG", "TX2", ""), ft1("PY", "TX3", "-5.00"), ft1("AJ", "TX4", "5.00")
+    assert await counts(company, await send(company, message(*lines, control_id="M1"))) == (4, 1, 0, 0, 3)
+    details = {row["reason"]: row["detail"] for row in await company.exceptions()}
+    assert {reason: detail["errors"] for reason, detail in details.items()} == {
+        "missing_amount": [{"field": "FT1[2]-11", "code": "missing_amount"}],
+        "negative_payment": [{"field": "FT1[3]-11", "code": "negative_payment"}],
+        "negative_adjustment": [{"field": "FT1[4]-11", "code": "negative_adjustment"}],
+    }
+    assert "fee schedule" in details["missing_amount"]["message"]
+    assert all(detail["message"] for detail in details.values())
+
+
 async def test_a_price_from_the_fee_schedule(stack: LedgerStack) -> None:
     company = await stack.company()
     await company.send("PUT", f"/v1/feed-profiles/{quote(SOURCE)}", {"missing_amount": "fee_schedule"}, key="")

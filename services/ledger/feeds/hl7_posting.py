@@ -29,6 +29,12 @@ from shared.errors import Unavailable, told
 from shared.web.bodies import field_errors
 
 _CHUNK: Final = 200
+_AMOUNTS: Final = {
+    "missing_amount": "Neither the message nor the fee schedule has an amount for this charge",
+    "negative_payment": "A payment cannot be negative: what it takes back is reversed or refunded by hand",
+    "negative_adjustment": "An adjustment cannot raise a balance: what it takes back is reversed by hand",
+}
+"""What is wrong with an amount, for a person; its sign is as agreed with the sender."""
 log = structlog.get_logger("hl7")
 
 
@@ -105,6 +111,11 @@ async def lines_of(
 
 def fault_of(asked: Asked) -> tuple[str, dict[str, Any]]:
     """Why a line cannot be posted, and which of its values are wrong."""
+    if message := _AMOUNTS.get(asked.refused):
+        return asked.refused, {
+            "message": message,
+            "errors": [{"field": f"FT1[{asked.number}]-11", "code": asked.refused}],
+        }
     return asked.refused, {"errors": told(field_errors(asked.fields) if asked.fields else ())}
 
 
