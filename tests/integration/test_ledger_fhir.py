@@ -489,6 +489,22 @@ async def test_what_does_not_add_up_waits_for_a_person(stack: LedgerStack) -> No
     await sender.retried("unbalanced", done=False)
 
 
+async def test_a_notice_for_a_patient_waits_for_him_and_is_then_his(stack: LedgerStack) -> None:
+    """As an EMR sends it that knows no number of the payment (Canvas): alone, for a patient who may be unknown here."""
+    sender = await Sender.made(stack)
+    told = sender.notice(
+        request={"reference": "Patient/p77"}, payment={"display": "Unused"}, paymentDate=None, identifier=None
+    )
+    assert await sender.send(told) == (1, 0, 0, 0, 1)
+    await sender.company.patient("p77")
+    (waits,) = await sender.company.exceptions()
+    await sender.company.post(f"/v1/exceptions/{waits['id']}/retry", status=200)
+    (row,) = await sender.payments()
+    assert (row["amount_cents"], row["deposit_date"]) == (25_00, "2026-01-05")
+    assert await sender.send(told) == (1, 0, 1, 0, 0)
+    await sender.consistent()
+
+
 @pytest.mark.parametrize("notice_first", [True, False])
 async def test_the_same_money_under_two_names_is_posted_once(stack: LedgerStack, notice_first: bool) -> None:
     sender = await Sender.made(stack)

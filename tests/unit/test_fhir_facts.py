@@ -187,6 +187,44 @@ def test_notice_of_a_payment() -> None:
     assert codes(notice()) == {"missing_patient"}
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"reference": "Patient/p1"},
+        {"reference": "https://emr.example/fhir/Patient/p1"},
+        {"reference": "Patient/p1/_history/4"},
+        {"reference": "Patient/p1", "type": "Patient"},
+    ],
+)
+def test_notice_of_a_payment_that_a_patient_made_on_no_claim(request_: dict[str, str]) -> None:
+    """R4 lets a notice be for anything, and some EMRs (Canvas) name the patient at once."""
+    fact = payment(bundle(notice(request=request_), patient()))
+    assert (fact.kind, fact.amount_cents, fact.patient) == ("notice", 25_00, JANE)
+    alone = payment(notice(request=request_))
+    assert alone.patient is not None
+    assert (alone.patient.account_number, alone.patient.complete) == ("p1", False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"identifier": {"value": "ABC-1001"}},
+        {"reference": "Encounter/p1"},
+        {"reference": "urn:uuid:00000000-0000-4000-8000-000000000001"},
+        {"display": "Jane Roe"},
+        None,
+    ],
+)
+def test_notice_for_what_names_no_patient(request_: dict[str, str] | None) -> None:
+    assert codes(notice(request=request_)) == {"missing_patient"}
+
+
+def test_notice_for_a_patient_known_by_number_alone() -> None:
+    fact = payment(notice(request={"type": "Patient", "identifier": {"value": "ABC-1001"}}))
+    assert fact.patient is not None
+    assert fact.patient.account_number == "ABC-1001"
+
+
 def test_notice_of_what_the_input_brings_anyway_is_no_second_receipt() -> None:
     both = bundle(notice(payment={"reference": "PaymentReconciliation/pr1"}), reconciliation(), claim(), patient())
     assert (only(both).state, only(both).reason) == ("ignored", "reported_by_reconciliation")

@@ -16,7 +16,7 @@ from fhir.resources.R4B.paymentreconciliation import PaymentReconciliation
 from fhir.resources.R4B.reference import Reference
 
 from services.ledger.feeds.fhir import parties, values
-from services.ledger.feeds.fhir.document import logical_id
+from services.ledger.feeds.fhir.document import Raw, logical_id
 from services.ledger.feeds.fhir.issues import Issue
 from services.ledger.feeds.fhir.model import ClaimAmount, PaymentFact, Person
 from services.ledger.feeds.fhir.reader import Item
@@ -143,9 +143,12 @@ def _detail_kind(concept: CodeableConcept, at: str, found: list[Issue]) -> str:
 
 
 def _payer_of(item: Item, resource: PaymentNotice, found: list[Issue]) -> Person | None:
-    """A notice names no payer: the patient of the claim, invoice or account it is for must be in the input."""
+    """A notice names no payer. It is for a patient, or for a claim, invoice or account, which then must be in the input
+    for its patient."""
     at = f"{item.path}.request"
     raw = item.document.target(resource.request, item.raw, item.full_url)
+    if _is_patient(resource.request, raw):
+        return parties.person(item, resource.request, at, found)
     subject: Reference | None = None
     if claim := item.document.load(raw, Claim):
         subject = claim.patient
@@ -154,6 +157,16 @@ def _payer_of(item: Item, resource: PaymentNotice, found: list[Issue]) -> Person
     elif account := item.document.load(raw, Account):
         subject = next(iter(account.subject or ()), None)
     return parties.person(item, subject, at, found, raw)
+
+
+def _is_patient(reference: Reference | None, target: Raw | None) -> bool:
+    """By what it points at where that is in the input, else by the type that it states or its address has."""
+    if target is not None:
+        return target.get("resourceType") == "Patient"
+    if reference is None:
+        return False
+    address = (reference.reference or "").partition("/_history/")[0]
+    return (reference.type or address.rpartition("/")[0].rpartition("/")[2]) == "Patient"
 
 
 def _payment_names(reference: Reference) -> tuple[str, ...]:
