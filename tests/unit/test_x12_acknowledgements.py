@@ -19,6 +19,7 @@ from services.ledger.feeds.x12.acknowledgements import Acknowledgement, Event, S
 from services.ledger.feeds.x12.claim_status import BatchStatus, ClaimStatus, LineStatus, Status
 from services.ledger.feeds.x12.model import Finding
 from services.ledger.feeds.x12.reader import X12Unreadable, segments
+from services.ledger.feeds.x12.remittance import contents
 from services.ledger.feeds.x12.replies import Interchange, implementation_ack_999, interchanges, ta1
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples"
@@ -184,6 +185,32 @@ def test_ta1() -> None:
         False,
         ("025",),
     )
+
+
+def test_ta1_alone_whose_sender_counts_it_as_a_group() -> None:
+    """IEA01 counts groups, of which there are none; but some write 1 for the TA1, and a rejection must not be lost."""
+    told = "TA1*000000905*260105*1200*R*025~"
+    for body, sent in ((told, 1), (told * 2, 2)):
+        content = f"{ISA.format(0)}{body}IEA*1*000000042~".encode()
+        assert [verdict[1] for verdict in verdicts(content)] == ["R"] * sent
+        found = contents([content * 2])
+        assert (found.acknowledgements, found.transactions) == (2 * sent, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ISA}IEA*1*000000042~",
+        f"{ISA}TA1*000000905*260105*1200*A*000~IEA*2*000000042~",
+        f"{ISA}TA1*000000905*260105*1200*A*000~IEA*1*000000043~",
+        f"{ISA}TA1*000000905*260105*1200*A*000~LX*1~IEA*1*000000042~",
+        f"{ISA}TA1*000000905*260105*1200*A*000~IEA*1*000000042~{ISA}IEA*1*000000042~",
+    ],
+    ids=["no TA1", "two groups", "another number", "a stray segment", "the next is empty"],
+)
+def test_an_interchange_that_may_have_lost_something_is_refused(text: str) -> None:
+    with pytest.raises(X12Unreadable, match="without any transaction"):
+        contents([text.format(0, 0).encode()])
 
 
 def test_997_and_a_group_accepted_in_part() -> None:

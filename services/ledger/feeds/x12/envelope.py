@@ -55,7 +55,7 @@ class EnvelopeTracker:
         self._in_transaction = False
         self._shape: list[Finding] = []
         self._strays: list[Finding] = []
-        self._interchange_first = self._group_first = self._groups = 0
+        self._interchange_first = self._group_first = self._groups = self._answered_before = 0
 
     def isa(self, segment: list[str]) -> None:
         """A new interchange. Its shape is a fault of every transaction in it."""
@@ -71,6 +71,7 @@ class EnvelopeTracker:
         self._shape = [mismatch(f"ISA is not of fixed width: {', '.join(wrong)}")] if wrong else []
         self._strays = []
         self._interchange_first, self._groups = self.ordinal + 1, 0
+        self._answered_before = self.acknowledgements
 
     def gs(self, segment: list[str]) -> None:
         """A new group."""
@@ -137,7 +138,10 @@ class EnvelopeTracker:
         """The end of an interchange."""
         self._expect_closed("IEA")
         control = self._interchange.interchange_control if self._interchange else ""
-        found = self._strays + trailer_findings(segment, "groups", self._groups, "ISA13", control)
+        groups = self._groups
+        if not groups and self.acknowledgements > self._answered_before and fields(segment, 1)[0].strip() == "1":
+            groups = 1  # that of nothing but TA1 is 0, but some senders count those as one
+        found = self._strays + trailer_findings(segment, "groups", groups, "ISA13", control)
         self._interchange = None
         if found and self._interchange_first > self.ordinal:
             # Without the findings' text, which quotes the file: this one goes out in a refusal.
