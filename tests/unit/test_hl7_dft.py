@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.ledger.feeds.hl7.acts import version_of
 from services.ledger.feeds.hl7.batch import batches
 from services.ledger.feeds.hl7.dft import understand
 from services.ledger.feeds.hl7.model import Financial, Header, Insurance, Patient, Profile, Transaction
@@ -167,6 +168,8 @@ def test_amounts_are_exact(unit: Decimal, quantity: int, extended: bool) -> None
         ("20260105", date(2026, 1, 5)),
         ("20260105235959", date(2026, 1, 5)),
         ("20260105235959.1234+1400", date(2026, 1, 5)),
+        ("20260105235959.123456+1400", date(2026, 1, 5)),
+        ("20260105235959.1234567", date(2026, 1, 5)),
         ("202601050000-0600", date(2026, 1, 5)),
         ("20260105^20260107", date(2026, 1, 5)),
         ("20240229", date(2024, 2, 29)),
@@ -297,6 +300,16 @@ def test_a_message_is_about_one_patient_with_an_account() -> None:
     assert problems(PID, ft1()) == [("segment_sequence", "PID", 2, None)]
     assert problems(ft1(), pid="PID|1||||DOE^PAT") == [("missing_field", "PID", 1, 18)]
     assert problems(ft1(), pid=PID + "X" * 200) == [("too_long", "PID", 1, 18)]
+
+
+def test_versions_follow_the_clock_of_the_sender_to_the_microsecond() -> None:
+    """Four digits of a second are the standard's; Python writes six and .NET seven."""
+    seconds = "20260105120000"
+    times = ["", ".1234", ".123456", ".1234567", ".1235", ".9999999+0000"]
+    versions = [version_of(seconds + part, datetime(2030, 1, 1, tzinfo=UTC)) for part in times]
+    assert versions == sorted(versions)
+    assert versions[0] == int(datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()) * 1_000_000
+    assert versions[2] - versions[0] == 123_456
 
 
 @pytest.mark.parametrize("born", ["", '""', "0", "00000000", "19701332", "01/01/1970", "unknown"])

@@ -34,7 +34,7 @@ _METHODS: Final = (
     ("check", re.compile(r"CHE?CK|CHK|CHEQUE|\bCK")),
     ("eft", re.compile(r"EFT|ACH\b|WIRE")),
 )
-_TIME = re.compile(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,4}))?([+-]\d{4})?", re.ASCII)
+_TIME = re.compile(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,9}))?([+-]\d{4})?", re.ASCII)
 
 
 class _Person(BaseModel):

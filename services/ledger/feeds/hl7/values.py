@@ -14,7 +14,7 @@ from shared.money import MAX_CENTS
 
 # Bounded, so that a product of two stays within the 28 digits of a decimal and nothing is ever rounded.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,11}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})")
-_TIME = re.compile(r"([0-9]{8})(?:[0-9]{2}(?:[0-9]{2}(?:[0-9]{2}(?:\.[0-9]{1,4})?)?)?)?(?:[+-][0-9]{4})?")
+_TIME = re.compile(r"([0-9]{8})(?:[0-9]{2}(?:[0-9]{2}(?:[0-9]{2}(?:\.[0-9]{1,9})?)?)?)?(?:[+-][0-9]{4})?")
 _FIRST_DAY, _LAST_DAY = date(1900, 1, 1), date(2199, 12, 31)
 
 
@@ -38,7 +38,8 @@ def cents(amount: Decimal) -> int:
 
 @lru_cache(maxsize=8192)
 def day(text: str) -> date:
-    """CCYYMMDD, with or without a time. The day is the sender's: it is not shifted between time zones."""
+    """CCYYMMDD, with or without a time. The day is the sender's: it is not shifted between time zones. Of a second the
+    standard has four digits, and senders write as many as their clocks have."""
     match = _TIME.fullmatch(text)
     if not match:
         raise ValueError("not a date")
