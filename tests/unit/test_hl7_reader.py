@@ -204,6 +204,13 @@ def test_messages_of_a_file_come_one_by_one() -> None:
         assert [read(raw).msh.text(10) for raw in batch.messages] == ["EMR1", "EMR2"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("file", [MESSAGE, f"BHS|^~\\&|EMR\r{MESSAGE}BTS|1\r"])
+def test_a_file_in_utf_16_is_called_that(file: str, encoding: str) -> None:
+    with pytest.raises(Unreadable, match="UTF-16"):
+        batches(file.encode(encoding))
+
+
 def test_a_file_of_batches() -> None:
     bhs = HEADER.replace("MSH", "BHS").replace("||DFT^P03^DFT_P03|EMR1|P|2.5.1", "||NIGHT||B{}")
     file = f"FHS|^~\\&|EMR\r{bhs.format(1)}\r{MESSAGE}{MESSAGE}BTS|2\r{bhs.format(2)}\rBTS|0|none\rFTS|2\r"

@@ -213,6 +213,13 @@ def test_what_is_no_whole_remittance_is_refused(content: bytes) -> None:
     assert refusal.value.detail
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_is_called_that(encoding: str) -> None:
+    """Notepad and PowerShell write it; "no ISA" would send a person looking for an ISA that he sees."""
+    with pytest.raises(X12Unreadable, match="UTF-16"):
+        survey([sample("01_clean_two_lines.835").decode().encode(encoding)])
+
+
 def test_text_around_interchanges() -> None:
     content = sample("01_clean_two_lines.835")
     whole = outcome(content)

@@ -12,11 +12,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Final
 
 from services.ledger.feeds.hl7.model import Problem
 from services.ledger.feeds.hl7.reader import PADDING, Segment, Unreadable, header_line
 
 _STARTS = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n\x0b\x1c])[ \t]*(MSH|FHS|BHS|BTS|FTS)(?![A-Za-z0-9])")
+_UTF16 = re.compile(rb"\A(?:\xff\xfe|\xfe\xff)|[MFB]\0[SH]\0[HS]")
+_FIRST: Final = 64
+"""The first segment begins within this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Batch:
 
 def batches(content: bytes) -> list[Batch]:
     """Everything in the file, in its order. Raises Unreadable when there is no message and no batch."""
+    if _UTF16.search(content[:_FIRST]):
+        raise Unreadable("segment_sequence", "The file is UTF-16; it must be one byte to a character, or UTF-8")
     pieces = list(_pieces(content))
     if not pieces:
         raise Unreadable("segment_sequence", "There is no message in the file")

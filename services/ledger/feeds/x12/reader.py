@@ -23,6 +23,7 @@ _PADDING = b" \t\r\n\x00\x1a\xef\xbb\xbf"
 
 _Segment = TypeVar("_Segment")
 _ISA = re.compile(rb"(?<![A-Za-z0-9])ISA[^A-Za-z0-9\s]")
+_UTF16 = re.compile(rb"\A(?:\xff\xfe|\xfe\xff)|I\0S\0A")
 _ENVELOPE = re.compile(rb"(?<![A-Za-z0-9])(?:GS([^A-Za-z0-9\s])[A-Z]{2}\1|IEA[^A-Za-z0-9\s][0-9])")
 
 
@@ -108,6 +109,8 @@ def _interchange(buffer: bytes, pieces: Iterator[bytes], after: _Syntax | None =
         buffer = (buffer + piece).lstrip(padding) if after else buffer + piece
     if after and not buffer:
         return None
+    if not after and _UTF16.search(buffer):
+        raise X12Unreadable("The file is UTF-16; it must be one byte to a character, or UTF-8")
     candidates = [_ISA.match(buffer)] if after else _ISA.finditer(buffer)
     refusal = "There is data after IEA that is no further interchange" if after else "There is no ISA segment"
     for start in (match.start() for match in candidates if match):
