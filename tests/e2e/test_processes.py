@@ -80,6 +80,7 @@ class Graph:
             "PUBLIC_URL": "http://localhost:8080",
             "BEHIND_PROXY": "false",
             "TRUSTED_PROXIES": "",
+            "OPERATOR_MFA_REQUIRED": "false",
             "PLAIN_HOSTS": "",
             "TMPDIR": str(self.folder),
             "SEAL_DIR": str(self.folder / "seals"),

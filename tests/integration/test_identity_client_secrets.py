@@ -127,9 +127,10 @@ class TestTheAudit:
         user = await identity.user("locked.one", "provider", [company])
         await asyncio.gather(*(grant(identity, "locked.one", f"guess {n}") for n in range(30)))
         entries = await written(identity, "sign_in_failed", "sign_in_locked")
-        assert [one["action"] for one in entries[:11]] == ["sign_in_failed"] * 11
-        assert entries[11]["action"] == "sign_in_locked"
-        assert entries[11]["details"] == {"of": "account", "seconds": 1}
+        # The eleventh and what it brings are written in one moment.
+        assert Counter(one["action"] for one in entries[:12]) == {"sign_in_failed": 11, "sign_in_locked": 1}
+        locked = next(one for one in entries if one["action"] == "sign_in_locked")
+        assert locked["details"] == {"of": "account", "seconds": 1}
         assert {one["subject_id"] for one in entries} == {user["id"]}
         rows = await run_sql(identity, "select company_ids from audit where action like 'sign_in_%'")
         assert {tuple(map(str, row["company_ids"])) for row in rows} == {(company,)}, "its administrators see it"
