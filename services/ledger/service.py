@@ -10,8 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
-from services.ledger.domain.commands import Act, Actor, Command, FeedItem
-from services.ledger.posting import Poster, UnknownCompany, Verdict
+from services.ledger.domain.commands import Act, Actor, Command
+from services.ledger.domain.feed_items import FeedItem
+from services.ledger.poster import Poster
+from services.ledger.posting import UnknownCompany, Verdict
 from shared.access.principal import Principal
 from shared.db import acquire
 from shared.directory import Directory

@@ -14,7 +14,8 @@ import orjson
 import pytest
 
 from services.ledger.domain import commands as acts
-from services.ledger.posting import Poster, Verdict, post_batch
+from services.ledger.poster import Poster
+from services.ledger.posting import Verdict, post_batch
 from services.ledger.store import ROLE
 from shared.db import KEYED_PLANS, create_pool
 from shared.errors import NotFound, Unavailable

@@ -15,7 +15,8 @@ import pytest
 
 from services.ledger import store
 from services.ledger.domain import commands as acts
-from services.ledger.posting import Poster, post_batch
+from services.ledger.poster import Poster
+from services.ledger.posting import post_batch
 from tests.support.databases import Databases
 from tests.support.ledger import LedgerStack
 from tests.support.posting import check, command, some_charge, some_payer

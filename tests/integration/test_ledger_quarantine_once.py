@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import intake
 from services.ledger.feeds.intake import Feed
 from shared.ids import uuid7

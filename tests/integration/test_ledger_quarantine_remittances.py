@@ -9,7 +9,7 @@ import pytest
 
 from services.ledger.feeds import remittances
 from services.ledger.posting import Verdict
-from services.ledger.succession import Succession
+from services.ledger.service import Ledger
 from tests.support.databases import Databases
 from tests.support.feed_work import (
     charge_of,
@@ -110,15 +110,15 @@ async def test_a_large_remittance_interrupted_while_it_is_retried(
     feed = await remit(company, check(*(claim(name, service()) for name in "ABC")))
     row = await the_exception(company)
     await set_npis(company)
-    post = Succession.post
+    post = Ledger.post
 
-    async def dies_at_the_second(self: Succession, command: Any, following: Any) -> Verdict:
+    async def dies_at_the_second(self: Ledger, command: Any) -> Verdict:
         if command.key.endswith(":1"):
             raise ProcessDied()
-        return await post(self, command, following)
+        return await post(self, command)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Succession, "post", dies_at_the_second)
+        patch.setattr(Ledger, "post", dies_at_the_second)
         answer = await company.send("POST", f"/v1/exceptions/{row['id']}/retry", key="")
         assert answer.status == 500
     assert (await the_exception(company))["state"] == "open"

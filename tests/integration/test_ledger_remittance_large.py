@@ -13,12 +13,10 @@ import pytest
 
 from services.ledger.api.feeds import take_up_abandoned
 from services.ledger.domain.commands import Command
-from services.ledger.domain.feed_acts import ApplyRemittance
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from services.ledger.succession import Succession
 from tests.support.databases import Databases
 from tests.support.feed_work import charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
@@ -133,26 +131,10 @@ class Dying(Ledger):
         self.left = postings
 
     async def post(self, command: Command) -> Verdict:
-        self.live()
-        return await super().post(command)
-
-    def live(self) -> None:
         self.left -= 1
         if self.left < 0:
             raise ProcessDied()
-
-
-class DyingSuccession(Succession):
-    """The same for pieces that are not posted by the ledger."""
-
-    def __init__(self, ledger: Dying) -> None:
-        super().__init__(ledger)
-        self.dying = ledger
-
-    async def post(self, command: Command, following: Command | None) -> Verdict:
-        if isinstance(command.act, ApplyRemittance):
-            self.dying.live()
-        return await super().post(command, following)
+        return await super().post(command)
 
 
 async def interrupted(stack: LedgerStack, company: Company, body: bytes, postings: int) -> None:
@@ -161,10 +143,8 @@ async def interrupted(stack: LedgerStack, company: Company, body: bytes, posting
     digest = hashlib.sha256(body).digest()
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="tests", body_hash=digest, chunks=[body])
     found = await remittances.examine(lambda: [body])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remittances, "Succession", DyingSuccession)
-        with pytest.raises(ProcessDied):
-            await remittances.process(Dying(stack, postings), feed, lambda: [body], "correlation", found)
+    with pytest.raises(ProcessDied):
+        await remittances.process(Dying(stack, postings), feed, lambda: [body], "correlation", found)
 
 
 async def test_an_abandoned_feed_is_taken_up_and_a_half_stored_one_is_closed(

@@ -16,7 +16,8 @@ import pytest
 from services.ledger import store, warm
 from services.ledger.domain import commands as acts
 from services.ledger.domain.wants import Wants
-from services.ledger.posting import Poster, Verdict, post_batch
+from services.ledger.poster import Poster
+from services.ledger.posting import Verdict, post_batch
 from services.ledger.warm import WarmBooks
 from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.waiting import awaits, parked
 from shared.errors import Problem, Unavailable

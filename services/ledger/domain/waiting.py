@@ -11,8 +11,9 @@ from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
-from services.ledger.domain.commands import Actor, Command, FeedItem, Retry
+from services.ledger.domain.commands import Actor, Command
 from services.ledger.domain.feed_acts import EmrAdjustment
+from services.ledger.domain.feed_items import FeedItem, Retry
 from shared.errors import Problem
 
 _NOT_YET: Final = frozenset({"unknown_charge", "charge_void", "over_applied"})

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import NUMBER
 from services.ledger.feeds.x12.acknowledgements import Source

@@ -15,8 +15,8 @@ from uuid import uuid5
 
 import asyncpg
 
-from services.ledger.domain.commands import FeedItem, Statements
 from services.ledger.domain.feed_acts import RemittanceClaim
+from services.ledger.domain.feed_items import FeedItem, Statements
 from services.ledger.feeds import claim_store, intake
 from services.ledger.feeds.claim_store import State
 from services.ledger.feeds.intake import Feed

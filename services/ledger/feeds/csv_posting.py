@@ -18,7 +18,7 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict
 
-from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import csv_store, emr, intake
 from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.cloudevents import EmrEvent, Envelope, understand

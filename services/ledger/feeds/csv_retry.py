@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import csv_store, emr, intake, mappings
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.csv_posting import Clinics, CsvFile, Entry, Refusal, line_of, refusal_of, unknown_clinic

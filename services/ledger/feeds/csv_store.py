@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.ledger.domain.commands import FeedItem
+from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.intake import Feed
 from shared.db import acquire, reading

@@ -11,7 +11,8 @@ from uuid import UUID
 import asyncpg
 
 from services.ledger import service
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import intake, mappings
 from services.ledger.feeds.attempts import Past
 from services.ledger.feeds.cloudevents import EmrEvent

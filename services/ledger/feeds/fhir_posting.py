@@ -13,9 +13,10 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from services.ledger import service
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import EmrDocuments, PayerPayment
 from services.ledger.domain.emr_documents import DocumentMoved
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import fhir_store, intake, mappings
 from services.ledger.feeds.fhir.facts import outcomes
 from services.ledger.feeds.fhir.model import Outcome

@@ -9,8 +9,9 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import PayerPayment
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.feeds import fhir_store
 from services.ledger.feeds.fhir.facts import outcomes

@@ -15,8 +15,9 @@ from uuid import UUID
 import structlog
 
 from services.ledger import service
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
 from services.ledger.domain.feed_acts import EmrAdjustment, EmrDocument
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import hl7_store, intake
 from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7.acts import Asked, Place, ask, version_of

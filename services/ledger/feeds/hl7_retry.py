@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from services.ledger.domain.commands import Command, FeedItem, Retry
+from services.ledger.domain.commands import Command
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import hl7_store
 from services.ledger.feeds.agreements import Agreements
 from services.ledger.feeds.hl7_posting import command_of, fault_of, lines_of

@@ -6,8 +6,8 @@ import hashlib
 from typing import Any, Final
 from uuid import uuid5
 
-from services.ledger.domain.commands import FeedItem
 from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine
+from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.x12.model import Adjustment, Claim, Header, Line, Transaction
 from shared.money import MAX_CENTS

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -21,7 +20,7 @@ import orjson
 
 from services.ledger import service
 from services.ledger.domain import outcomes
-from services.ledger.domain.commands import Act, Command, FeedItem, Retry
+from services.ledger.domain.commands import Act, Command
 from services.ledger.domain.feed_acts import (
     ApplyRemittance,
     LocateRemittance,
@@ -29,6 +28,7 @@ from services.ledger.domain.feed_acts import (
     ProviderLevel,
     RemittanceClaim,
 )
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.remittances import shared
 from services.ledger.feeds import answers, claims, intake, mappings
 from services.ledger.feeds.intake import Feed
@@ -44,11 +44,10 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks, ahead, with_next
+from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
-from services.ledger.feeds.x12.remittance import Contents, contents, placed_claims, read
+from services.ledger.feeds.x12.remittance import Contents, contents, read
 from services.ledger.service import Ledger
-from services.ledger.succession import Succession
 from shared.errors import Problem, Unavailable
 
 _LINES_PER_CHUNK: Final = 300
@@ -100,21 +99,6 @@ async def process_again(
     return refused | {ordinal: outcomes.refusal_of(problem) for ordinal, problem in problems.items()}
 
 
-async def find_claims(chunks: Chunks, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Claim]:
-    """Claims of a stored file by the place of their transaction in it, and by their place in that."""
-    return await asyncio.to_thread(_find_claims, chunks, wanted)
-
-
-def _find_claims(chunks: Chunks, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Claim]:
-    found: dict[tuple[int, int], Claim] = {}
-    for transaction, claim in placed_claims(chunks()):
-        if (transaction, claim.ordinal) in wanted:
-            found[transaction, claim.ordinal] = claim
-            if len(found) == len(wanted):
-                break
-    return found
-
-
 async def examine(chunks: Chunks) -> Contents:
     """Survey a file outside the event loop; raises X12Unreadable."""
     return await asyncio.to_thread(lambda: contents(chunks()))
@@ -138,19 +122,16 @@ async def _post_all(
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
 
-    def prepared(piece: _Piece) -> tuple[_Piece, Command]:
-        ordinal = piece.transaction.ordinal
-        return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
-
-    async with ahead(map(prepared, _pieces(chunks, accepted))) as pieces, aclosing(Succession(ledger)) as posting:
-        async for (piece, command), following in with_next(pieces):
+    async with ahead(_pieces(chunks, accepted)) as pieces:
+        async for piece in pieces:
             ordinal = piece.transaction.ordinal
             if ordinal in refused:
                 continue
+            command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
             if ordinal in told:
                 await claims.keep(ledger.pool, feed, command.said)
                 continue
-            verdict = await posting.post(command, following and following[1])
+            verdict = await ledger.post(command)
             if verdict.problem is not None:
                 # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
                 refused[ordinal] = verdict.problem

@@ -7,6 +7,7 @@ is noted with its reason and numbers.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,8 @@ from uuid import UUID
 
 from services.ledger import service
 from services.ledger.domain import outcomes
-from services.ledger.domain.commands import Act, Command, FeedItem, Retry
+from services.ledger.domain.commands import Act, Command
+from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.later_acts import RetryAdjustment, RetryClaim
 from services.ledger.feeds import csv_retry, emr, fhir_retry, hl7_retry, mappings, quarantine, remittances
 from services.ledger.feeds.intake import Feed
@@ -25,6 +27,7 @@ from services.ledger.feeds.remittance_facts import claim_of, ordinal_of
 from services.ledger.feeds.stored import stored
 from services.ledger.feeds.x12.model import Claim
 from services.ledger.feeds.x12.reader import X12Unreadable
+from services.ledger.feeds.x12.remittance import find_claims
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from shared.errors import Unavailable
@@ -144,7 +147,8 @@ async def _remittances(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) ->
             refused = (
                 await remittances.process_again(ledger, feed, chunks, asker.correlation_id, retries) if whole else {}
             )
-            claims = await remittances.find_claims(chunks, {_place(row) for row in parts}) if parts else {}
+            places = {_place(row) for row in parts}
+            claims = await asyncio.to_thread(find_claims, chunks(), places) if parts else {}
     except X12Unreadable as error:
         return {row.exception_id: ("x12_unreadable", {"message": error.detail}) for row in rows}
     results: Results = {row.exception_id: refused.get(ordinal) for ordinal, row in whole.items()}

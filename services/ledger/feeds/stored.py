@@ -45,17 +45,6 @@ async def _ahead(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
         await asyncio.gather(next_one, return_exceptions=True)  # Whoever goes on may close the file.
 
 
-async def with_next(items: AsyncIterator[_Item]) -> AsyncIterator[tuple[_Item, _Item | None]]:
-    """Each with the one that comes after it; the last with none."""
-    last: _Item | None = None
-    async for item in items:
-        if last is not None:
-            yield last, item
-        last = item
-    if last is not None:
-        yield last, None
-
-
 def pieces(spool: BinaryIO) -> Iterator[bytes]:
     """The content of a file from its beginning."""
     spool.seek(0)

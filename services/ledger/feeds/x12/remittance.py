@@ -6,7 +6,7 @@ What is wrong with a transaction may be known only at its SE, or at the GE and I
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
@@ -91,3 +91,14 @@ def placed_claims(chunks: Iterable[bytes]) -> Iterator[tuple[int, Claim]]:
             ordinal = event.ordinal
         elif isinstance(event, Claim):
             yield ordinal, event
+
+
+def find_claims(chunks: Iterable[bytes], wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], Claim]:
+    """Claims of a surveyed file by the place of their transaction in it, and by their place in that."""
+    found: dict[tuple[int, int], Claim] = {}
+    for transaction, claim in placed_claims(chunks):
+        if (transaction, claim.ordinal) in wanted:
+            found[transaction, claim.ordinal] = claim
+            if len(found) == len(wanted):
+                break
+    return found
