@@ -46,7 +46,8 @@ GROUPS = {
 }
 LAST_LINE = "payment-balancing"
 SESSIONS = """
-select distinct usename, datname from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()
+select distinct usename, datname from pg_stat_activity
+where backend_type = 'client backend' and usename is not null and pid <> pg_backend_pid()
 """
 STOP_SECONDS = 10.0
 

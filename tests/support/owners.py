@@ -34,12 +34,11 @@ def owner(script: str, *arguments: str, as_nobody: bool = False, home: Path) -> 
         group="nogroup" if as_nobody else None,
         extra_groups=[] if as_nobody else None,
     )
-    try:
-        with process:
+    with process:  # Which waits for its end.
+        try:
             yield process
+        finally:
             process.kill()
-    finally:
-        process.kill()
 
 
 def ask(process: subprocess.Popen[str], line: str | None = None) -> str:
