@@ -29,7 +29,7 @@ from tests.support.owners import ROOT, owner
 
 RUN = """
 import os, sys
-os.environ.update(zip(("PORT", "DATA_DIR", "DEMO"), sys.argv[1:]))
+os.environ.update(zip(("PORT", "MLLP_PORT", "DATA_DIR", "DEMO"), sys.argv[1:]))
 from deploy.run import main
 main()
 """
@@ -111,7 +111,7 @@ def place(server_dir: Path, request: pytest.FixtureRequest) -> Path:
 @asynccontextmanager
 async def running(place: Path, *, demo: bool = True, as_nobody: bool = False) -> AsyncIterator[Running]:
     port, data = free_port(), place / "data"
-    with owner(RUN, str(port), str(data), str(int(demo)), as_nobody=as_nobody, home=place) as process:
+    with owner(RUN, str(port), str(free_port()), str(data), str(int(demo)), as_nobody=as_nobody, home=place) as process:
         yield Running(process, port, data)
 
 
@@ -277,7 +277,7 @@ async def test_real_servers_are_migrated_by_their_owners_and_used_without(place:
             addresses[f"{name.upper()}_OWNER_DATABASE_URL"] = database_address(server, name, name)
         given = f"import os; os.environ.update({addresses!r})\n"
         port, data = free_port(), place / "data"
-        with owner(given + RUN, str(port), str(data), "0", home=place) as process:
+        with owner(given + RUN, str(port), str(free_port()), str(data), "0", home=place) as process:
             run = Running(process, port, data)
             assert "PostgreSQL" not in run.read_to("Ready at")
             assert {line.strip() for line in server.execute(SESSIONS).splitlines()} == {
