@@ -36,10 +36,17 @@ class PrivatePostgres:
 
     PostgreSQL refuses to run as root; for root it runs as `nobody`. It ends with its owner, by `kill -9` too (see
     `processes.spawn`), and the next start clears up what such a death leaves behind. Data are durable unless
-    `settings` say otherwise.
+    `settings` say otherwise. `binaries`: a folder in which anybody may run them, in place of `find_binaries`.
     """
 
-    def __init__(self, data_dir: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
+    ) -> None:
         self.home = data_dir.absolute()
         if os.geteuid() == 0:
             self.home = _reachable_by_nobody(self.home)
@@ -48,6 +55,7 @@ class PrivatePostgres:
         self.port = port or 0
         self._fixed_port = port
         self._settings = dict(settings or {})
+        self._binaries = binaries
         self._password_file = self.home / "password"
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
@@ -96,7 +104,8 @@ class PrivatePostgres:
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run a script through psql up to the first error, and return what it prints, unaligned."""
-        command = [str(find_binaries() / "psql"), "-XqtA", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]
+        psql = str((self._binaries or find_binaries()) / "psql")
+        command = [psql, "-XqtA", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]
         done = subprocess.run(
             [*command, "-h", "127.0.0.1", "-p", str(self.port)],
             input=sql,
@@ -150,6 +159,8 @@ class PrivatePostgres:
             raise PostgresError(f"{self.home} is in use by another running process: stop that one first") from None
 
     def _server_binaries(self) -> Path:
+        if self._binaries is not None:
+            return self._binaries
         binaries = find_binaries()
         if self._user is None or _open_to_all(binaries):
             return binaries

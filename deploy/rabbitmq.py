@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from deploy.rabbitmq_install import Installation, RabbitError, find_or_install
 START_SECONDS = 90.0  # six to eight on an idle machine
 STOP_SECONDS = 15.0
 USER = "billing"
+TLS_CONF = Path(__file__).parent / "rabbitmq" / "tls.conf"
 
 
 class PrivateRabbit:
@@ -27,12 +29,12 @@ class PrivateRabbit:
     client can find the node again.
     """
 
-    def __init__(self, directory: Path, *, tls: tuple[Path, Path, Path] | None = None) -> None:
-        """`tls`: the authority's certificate, the node's own and its key; then the node listens with TLS as well."""
+    def __init__(self, directory: Path, *, tls: Path | None = None) -> None:
+        """`tls`: a folder with the node's ca.pem, certificate.pem and key.pem; then it listens as rabbitmq/tls.conf has
+        it, and speaks TLS only."""
         self.home = directory.absolute()
         self.log = self.home / "rabbit.log"
         self.port = 0
-        self.tls_port = 0
         self._tls = tls
         self._server = Path()
         self._environment: dict[str, str] = {}
@@ -43,12 +45,8 @@ class PrivateRabbit:
     @property
     def url(self) -> str:
         """Address of the default virtual host."""
-        return f"amqp://{USER}:{self._password}@127.0.0.1:{self.port}/"
-
-    @property
-    def tls_url(self) -> str:
-        """The same by TLS."""
-        return f"amqps://{USER}:{self._password}@127.0.0.1:{self.tls_port}/"
+        scheme = "amqps" if self._tls else "amqp"
+        return f"{scheme}://{USER}:{self._password}@127.0.0.1:{self.port}/"
 
     @property
     def running(self) -> bool:
@@ -162,9 +160,8 @@ class PrivateRabbit:
         (self.home / "enabled_plugins").write_text("[].\n")
         (self.home / "rabbitmq.conf").touch(mode=0o600)
         (self.home / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"default_user = {USER}\ndefault_pass = {self._password}\n"
-            "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._tls_settings()
+            "log.console = true\nlog.console.level = warning\nlog.file = false\n" + self._listeners()
         )
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL"))}
         self._environment = {
@@ -186,16 +183,12 @@ class PrivateRabbit:
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
-    def _tls_settings(self) -> str:
+    def _listeners(self) -> str:
         if self._tls is None:
-            return ""
-        self.tls_port = processes.free_port()
-        authority, certificate, key = self._tls
-        return (
-            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
-            f"ssl_options.cacertfile = {authority}\nssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
-            "ssl_options.versions.1 = tlsv1.2\nssl_options.verify = verify_none\n"
-        )
+            return f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+        text = TLS_CONF.read_text("utf-8")
+        text = re.sub(r"^(listeners\.ssl\.\w+) = \d+$", rf"\1 = 127.0.0.1:{self.port}", text, flags=re.MULTILINE)
+        return text.replace("/tls/", f"{self._tls}/")
 
     def _launch(self) -> None:
         if self._mapper is None:

@@ -22,9 +22,10 @@ class Config(BaseSettings):
     health_port: int = 0
     """Port of `/livez`, `/readyz` and `/metrics` for processes without an API; 0: none."""
     tls_certificate: Path | None = None
-    """Certificate chain in PEM, with which the API is served by HTTPS only; with its key in `tls_key`, unless both are
-    in one file. Whom a process trusts when it calls others (https, amqps) is said by OpenSSL's SSL_CERT_FILE, and in
-    the address of a database (`sslmode=verify-full&sslrootcert=`)."""
+    """Certificate chain in PEM, with which the API or the health port is served by HTTPS only; with its key in
+    `tls_key`, unless both are in one file. Whom a process trusts when it calls others (https, amqps) is said by
+    OpenSSL's SSL_CERT_FILE and SSL_CERT_DIR (each has a default, both count), and in the address of a database
+    (`sslmode=verify-full&sslrootcert=`)."""
     tls_key: Path | None = None
 
     mllp_port: int = 2575

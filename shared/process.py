@@ -22,7 +22,7 @@ from shared.config import Config
 from shared.errors import Unavailable
 from shared.outbox import Relay
 from shared.web.app import ReadyCheck
-from shared.web.serve import health_app, run_all, serve
+from shared.web.serve import health_app, run_all, serve, tls_context
 
 _BLIND_SECONDS = 30
 
@@ -107,7 +107,7 @@ async def run_background(
     """Run jobs until `stop`, with `/livez`, `/readyz` and `/metrics` on `HEALTH_PORT` when it is set."""
     if config.health_port:
         app = health_app(checks, registry or CollectorRegistry())
-        jobs = (*jobs, serve(app, config.host, config.health_port, stop))
+        jobs = (*jobs, serve(app, config.host, config.health_port, stop, tls_context(config)))
     await run_all(stop, *jobs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -128,7 +129,11 @@ asyncio.run(main())
 class TestAmqp:
     @pytest.fixture
     def broker(self, server_dir: Path, ours: Authority) -> Iterator[PrivateRabbit]:
-        with PrivateRabbit(server_dir / "rabbit-tls", tls=(ours.certificate, *ours.issue())) as node:
+        folder = server_dir / "rabbit-tls-files"
+        folder.mkdir()
+        for name, file in zip(("ca", "certificate", "key"), (ours.certificate, *ours.issue()), strict=True):
+            shutil.copy(file, folder / f"{name}.pem")
+        with PrivateRabbit(server_dir / "rabbit-tls", tls=folder) as node:
             yield node
 
     async def test_with_and_without_trust(self, broker: PrivateRabbit, ours: Authority, theirs: Authority) -> None:
@@ -137,7 +142,7 @@ import asyncio
 from shared.amqp import AmqpBus
 from shared.bus import BILLING_EVENTS, Message, Subscription
 async def main():
-    bus = AmqpBus("{broker.tls_url}")
+    bus = AmqpBus("{broker.url}")
     await bus.declare([Subscription("tests.tls.v1", BILLING_EVENTS, ("#",))])
     print(await bus.publish(BILLING_EVENTS, [Message("1", "a", "a", b"1")]))
     await bus.close()
@@ -145,7 +150,7 @@ asyncio.run(main())
 """
         assert await outcome(code, ours.certificate) == "[True]"
         assert "CERTIFICATE_VERIFY_FAILED" in await outcome(code, theirs.certificate)
-        authority = code.replace(broker.tls_url, f"{broker.tls_url}?cafile={ours.certificate}")
+        authority = code.replace(broker.url, f"{broker.url}?cafile={ours.certificate}")
         assert await outcome(authority, theirs.certificate) == "[True]", "an address can name its authority"
 
 

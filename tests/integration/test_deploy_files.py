@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from aiormq.exceptions import AMQPError, ChannelAccessRefused
 from multidict import CIMultiDict
 from yarl import URL
 
-from deploy import debian, processes
+from deploy import processes
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
 from shared.address import Proxies
@@ -31,7 +30,14 @@ from shared.amqp.dead_letters import dead_letters
 from shared.bus import Message, Outcome, Subscription
 from shared.contracts import identity_events, ledger_events
 from shared.web.headers import SECURITY_HEADERS, STRICT_TRANSPORT, secure
-from tests.support.deployed import DEPLOY, SERVICES, compose_postgres, compose_rabbit, database_address
+from tests.support.deployed import (
+    SERVICES,
+    compose_postgres,
+    compose_rabbit,
+    database_address,
+    proxy_configuration,
+    start_nginx,
+)
 
 
 @pytest.fixture(scope="module")
@@ -290,11 +296,7 @@ NAME = web.AppKey("name", str)
 async def proxy(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     """Nginx with the configuration of compose, in front of three servers that say what they got; reporting is away
     after `stop`."""
-    nginx, libraries = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), {}
-    if nginx is None:
-        root = debian.unpacked("nginx", whole="nginx")
-        nginx, libraries = str(root / "usr/sbin/nginx"), {"LD_LIBRARY_PATH": debian.libraries(root)}
-    text = (DEPLOY / "proxy/nginx.conf").read_text().replace("/tmp/", f"{tmp_path}/")  # noqa: S108
+    text = proxy_configuration("plain.conf").replace("/tmp/", f"{tmp_path}/")  # noqa: S108
     runners = []
     for name, upstream in (
         ("identity", "identity:8081"),
@@ -311,13 +313,9 @@ async def proxy(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
         runners.append(runner)
         text = text.replace(upstream, f"127.0.0.1:{port}")
     port = processes.free_port()
+    text = text.replace("listen 127.0.0.1:8081;", f"listen unix:{tmp_path}/probe;")
     (tmp_path / "nginx.conf").write_text(text.replace("listen 8080;", f"listen 127.0.0.1:{port};"))
-    process = processes.spawn(
-        [nginx, "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;"],
-        log=tmp_path / "log",
-        death=signal.SIGTERM,
-        env={**os.environ, **libraries},
-    )
+    process = start_nginx(tmp_path)
     try:
         await asyncio.to_thread(processes.wait_until, lambda: processes.accepts(port), 10)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
@@ -422,9 +420,14 @@ async def test_every_answer_has_the_security_headers_once(
 async def test_lines_of_the_log_say_when(proxy: aiohttp.ClientSession, tmp_path: Path) -> None:
     async with proxy.get("/elsewhere") as response:
         assert response.status == 404
-    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "/elsewhere" in line]
-    assert len(lines) == 1
-    written = datetime.fromisoformat(lines[0].split(" ")[0])
+
+    def lines() -> list[str]:
+        return [line for line in (tmp_path / "log").read_text().splitlines() if "/elsewhere" in line]
+
+    # Written once the answer is on its way.
+    await asyncio.to_thread(processes.wait_until, lambda: lines() != [], 5)
+    assert len(lines()) == 1
+    written = datetime.fromisoformat(lines()[0].split(" ")[0])
     assert abs((datetime.now(UTC) - written).total_seconds()) < 60
 
 
@@ -438,7 +441,7 @@ async def test_a_service_that_is_away_is_503(proxy: aiohttp.ClientSession, tmp_p
     configuration = tmp_path / "nginx.conf"
     text = configuration.read_text()
     away = text.replace(
-        "proxy_pass http://$identity$rest;", f"proxy_pass http://127.0.0.1:{processes.free_port()}$rest;"
+        "proxy_pass $inside://$identity$rest;", f"proxy_pass http://127.0.0.1:{processes.free_port()}$rest;"
     )
     configuration.write_text(away)
     os.kill(int((tmp_path / "nginx.pid").read_text()), 1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from yarl import URL
 
+from deploy import debian, processes
 from deploy.postgres import PrivatePostgres, find_binaries
 from deploy.rabbitmq import USER, PrivateRabbit
 
@@ -18,11 +21,13 @@ SERVICES = ("identity", "ledger", "reporting")
 
 
 @contextmanager
-def compose_postgres(folder: Path) -> Iterator[PrivatePostgres]:
+def compose_postgres(
+    folder: Path, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[PrivatePostgres]:
     """A server with the databases and roles that compose would have. Set up twice: the script may be run again."""
-    with PrivatePostgres(folder, settings={"fsync": "off"}) as server:
+    with PrivatePostgres(folder, settings={"fsync": "off", **(settings or {})}, binaries=binaries) as server:
         environment = {
-            "PATH": f"{find_binaries()}:{os.environ['PATH']}",
+            "PATH": f"{binaries or find_binaries()}:{os.environ['PATH']}",
             "PGHOST": "127.0.0.1",
             "PGPORT": str(server.port),
             "PGPASSWORD": (server.home / "password").read_text(),
@@ -63,3 +68,24 @@ def compose_rabbit(node: PrivateRabbit, folder: Path) -> Iterator[Callable[[str]
         yield lambda user: f"amqp://{user}:{user}-secret@127.0.0.1:{node.port}/billing"
     finally:
         node.drop_vhost("billing")
+
+
+def proxy_configuration(listen: str) -> str:
+    """Nginx's configuration as compose mounts it, with one of the files that say how it listens."""
+    text, inside = (DEPLOY / "proxy/nginx.conf").read_text(), (DEPLOY / "proxy" / listen).read_text()
+    assert "include /etc/nginx/listen.conf;" in text
+    return text.replace("include /etc/nginx/listen.conf;", inside)
+
+
+def start_nginx(folder: Path) -> subprocess.Popen[bytes]:
+    """The machine's nginx, or Debian's, with `nginx.conf` of a folder."""
+    nginx, libraries = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), {}
+    if nginx is None:
+        root = debian.unpacked("nginx", whole="nginx")
+        nginx, libraries = str(root / "usr/sbin/nginx"), {"LD_LIBRARY_PATH": debian.libraries(root)}
+    return processes.spawn(
+        [nginx, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"],
+        log=folder / "log",
+        death=signal.SIGTERM,
+        env={**os.environ, **libraries},
+    )

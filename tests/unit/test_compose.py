@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from shared.config import Config
+from tests.support.compose import BIN, EXAMPLE, ROOT, SECRETS, merged, parse
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-EXAMPLE = (ROOT / "deploy/env.example").read_text()
-SECRETS = re.findall(r"^([A-Z_]+)=$", EXAMPLE, re.MULTILINE)
 APIS = {"identity": "8081", "ledger-api": "8082", "reporting-api": "8083"}
 WORKERS = {"identity-relay", "ledger-relay", "ledger-feeds", "reporting-consumer"}
 MIGRATIONS = {"identity-migrate", "ledger-migrate", "reporting-migrate"}
 SERVERS = {"postgres", "rabbitmq", "proxy"}
 
 
-def parse(folder: Path, secrets: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """What `podman-compose config` says; it asks for Podman's version, which a stub answers."""
-    stub = folder / "podman"
-    stub.write_text("#!/bin/sh\necho podman version 5.0.0\n")
-    stub.chmod(0o755)
-    (folder / "env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
-    return subprocess.run(
-        [BIN / "podman-compose", "--env-file", folder / "env", "-f", ROOT / "docker-compose.yml", "config"],
-        cwd=folder,
-        env={"PATH": f"{folder}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    done = parse(tmp_path_factory.mktemp("compose"), {name: f"value-of-{name}" for name in SECRETS})
-    assert done.returncode == 0, done.stderr
-    parsed: dict[str, Any] = yaml.safe_load(done.stdout)
-    return parsed
+    return merged(tmp_path_factory.mktemp("compose"), {name: f"value-of-{name}" for name in SECRETS})
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +90,7 @@ def test_everything_is_restarted_and_watched(services: dict[str, Any]) -> None:
     for name in (*APIS, *WORKERS):
         environment = services[name]["environment"]
         port = environment["PORT"] if name in APIS else environment["HEALTH_PORT"]
-        assert environment["PROBE"] == port, name
+        assert environment["PROBE"] == f"http://127.0.0.1:{port}", name
         assert "/readyz" in services[name]["healthcheck"]["test"][-1]
         compile(services[name]["healthcheck"]["test"][-1], name, "exec")
     assert {name: services[name]["environment"]["PORT"] for name in APIS} == APIS
@@ -196,7 +171,7 @@ def test_the_proxy_serves_each_api_under_its_prefix() -> None:
     upstreams = dict(re.findall(r"map \$host \$(\w+) \{ default (\S+); \}", text))
     assert upstreams == {name.partition("-")[0]: f"{name}:{port}" for name, port in APIS.items()}
     for prefix in upstreams:
-        assert re.search(rf"location /{prefix}/ \{{[^}}]*proxy_pass http://\${prefix}\$rest;", text)
+        assert re.search(rf"location /{prefix}/ \{{[^}}]*proxy_pass \$inside://\${prefix}\$rest;", text)
     assert re.search(r"location ~ \^/\(identity\|ledger\|reporting\)/metrics \{\s*return 404;", text)
 
 
