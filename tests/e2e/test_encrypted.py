@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -273,6 +273,32 @@ async def test_messages_are_taken_over_tls(graph: Encrypted) -> None:
         answer = await reader.readuntil(b"\x1c\r")
     writer.close()
     assert codes(answer.strip(b"\x0b\x1c\r")) == ["AR"], "the sender is not known"
+
+
+async def test_weak_suites_are_refused_by_all(graph: Encrypted) -> None:
+    """Of TLS 1.2: without forward secrecy or authenticated encryption (RFC 9325 section 4.2)."""
+
+    async def connects(suites: str) -> list[bool]:
+        client = ssl.create_default_context(cafile=str(graph.certificates / "ca/ca.pem"))
+        client.maximum_version = ssl.TLSVersion.TLSv1_2
+        client.set_ciphers(f"{suites}:@SECLEVEL=0")
+        found = []
+        listening = [("proxy", PROXY), ("rabbitmq", RABBIT), ("ledger-feeds", MLLP), ("ledger-relay", HEALTH)]
+        for host, _, port in (graph.at(*one).partition(":") for one in (*listening, *APIS.items())):
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(host, int(port), ssl=client)
+                writer.close()
+                found.append(True)
+                continue
+            found.append(False)
+        try:
+            await (await asyncpg.connect(graph.databases["POSTGRES"].partition("?")[0], ssl=client)).close()
+        except OSError:
+            return [*found, False]
+        return [*found, True]
+
+    assert await connects("ECDHE-ECDSA-AES256-GCM-SHA384") == [True] * 8
+    assert await connects("ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA:AES128-GCM-SHA256") == [False] * 8
 
 
 async def test_a_certificate_of_another_host_is_not_believed(graph: Encrypted) -> None:

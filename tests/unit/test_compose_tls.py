@@ -18,7 +18,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from deploy import certificates
 from shared.config import Config
 from shared.tls import SUITES
-from tests.support.compose import ROOT, SECRETS, TLS, merged, mounts
+from tests.support.compose import EXAMPLE, ROOT, SECRETS, TLS, merged, mounts
 
 APIS = {"identity": 8081, "ledger-api": 8082, "reporting-api": 8083}
 WORKERS = {"identity-relay", "ledger-relay", "ledger-feeds", "reporting-consumer"}
@@ -157,6 +157,13 @@ def test_no_container_sees_a_key_that_is_not_its_own(services: dict[str, Any], m
 
 def is_secret(file: Path) -> bool:
     return b"PRIVATE KEY" in file.read_bytes()
+
+
+def test_the_example_names_what_may_be_set() -> None:
+    optional = set(re.findall(r"\$\{([A-Z_]+):-", (ROOT / "deploy/compose.tls.yml").read_text()))
+    assert optional == {"VERSION", "PUBLIC_URL", "PROXY_NAMES", "PROXY_CERTIFICATE", "PROXY_KEY"}
+    for name in optional - {"VERSION"}:
+        assert re.search(rf"^#{name}=\S", EXAMPLE, re.MULTILINE), name
 
 
 def test_what_makes_them_has_few_rights() -> None:
