@@ -42,6 +42,7 @@ from tests.support.deployed import (
     start_nginx,
 )
 from tests.support.hl7_messages import codes, ft1, message
+from tests.support.names import Names
 
 APIS: Final = {"identity": "8081", "ledger-api": "8082", "reporting-api": "8083"}
 HEALTH, MLLP, PROXY, POSTGRES, RABBIT = "8090", "2575", "8080", "5432", "5671"
@@ -92,27 +93,6 @@ class Encrypted(Graph):
             *(sys.executable, *probe[1:]), env=self.environment(name), stderr=asyncio.subprocess.DEVNULL
         )
         return await done.wait() == 0
-
-
-class Names(asyncio.DatagramProtocol):
-    """A name server for the proxy, as Docker has one (RFC 1035 section 4)."""
-
-    def __init__(self, places: dict[str, str]) -> None:
-        self._places = places
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport: asyncio.DatagramTransport = transport
-
-    def datagram_received(self, data: bytes, sender: tuple[str | Any, int]) -> None:
-        labels, at = [], 12
-        while length := data[at]:
-            labels.append(data[at + 1 : at + 1 + length].decode())
-            at += 1 + length
-        question, kind = data[12 : at + 5], data[at + 1 : at + 3]
-        found = b"\xc0\x0c\0\1\0\1\0\0\0\x0a\0\4" + bytes(map(int, self._places[".".join(labels)].split(".")))
-        answer = found if kind == b"\0\1" else b""
-        counts = b"\0\1" + (b"\0\1" if answer else b"\0\0") + b"\0\0\0\0"
-        self._transport.sendto(data[:2] + b"\x81\x80" + counts + question + answer, sender)
 
 
 @contextmanager
