@@ -44,7 +44,7 @@ _LAST = len(_BOOKS) + 1
 """The payloads of the events come after the tables."""
 APPEND = f"select append_books({', '.join(f'${place}' for place in range(1, _LAST + 1))})"
 _WORK = [f"${place}" for place in range(_LAST + 1, _LAST + 1 + len(FEED_WORK))]
-APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work({', '.join(_WORK[:-1])}), append_statements({_WORK[-1]})"
+APPEND_WITH_FEED_WORK = f"{APPEND}, append_feed_work({', '.join(_WORK)})"
 
 
 async def create_ledger_pool(config: Config, name: str, size: int = 10) -> asyncpg.Pool:

@@ -93,7 +93,12 @@ def without_company_conditions() -> Iterator[None]:
 @asynccontextmanager
 async def without_company_joins(owner: Any) -> AsyncIterator[None]:
     """The same for the ledger's functions that read documents: they find a foreign id, and take it for the caller's."""
-    kept = [await owner.fetchval("select pg_get_functiondef($1::regproc)", name) for name in _READERS]
+    kept = [
+        row["text"]
+        for row in await owner.fetch(
+            "select pg_get_functiondef(oid) as text from pg_proc where proname = any ($1)", _READERS
+        )
+    ]
     for text in kept:
         changed = re.sub(r"\b\w+\.company_id = ([wx])\.c(\s+and)?", lambda m: "" if m[2] else "true", text)
         changed = re.sub(r"'(payer|physician)', p\.company_id", r"'\1', w.c", changed)

@@ -24,7 +24,7 @@ TABLES = (
     "feed_exception",
 )
 FEED_WORK = ("exception_settlement", "emr_totals", "parked", "payer_trace", "claim_statement")
-"""What `append_feed_work` takes, and what `append_statements` does."""
+"""What `append_feed_work` takes."""
 
 
 class Journal:

@@ -36,37 +36,3 @@ cross join lateral (
 ) r
 where r.check_number is not null and r.amount_cents <> 0
 on conflict do nothing;
-
--- Beside `load_books`, in the same snapshot: who has told of a trace, or of the receipt of a document, and the receipts
--- with their words: {k: 'trace', v: number}, {k: 'told', v: [source, kind, external id]}.
-create function load_traces(wanted json)
-returns table (kind text, company_id uuid, body json)
-language sql stable as $$
-    with found as (
-        select t.* from json_to_recordset(wanted) as w (c uuid, k text, v text)
-        join payer_trace t on t.company_id = w.c and t.trace_number = w.v where w.k = 'trace'
-        union
-        select t.* from (
-            select w.c, w.v::json as name from json_to_recordset(wanted) as w (c uuid, k text, v text)
-            where w.k = 'told' offset 0
-        ) w
-        join feed_document d on d.company_id = w.c and d.source = w.name ->> 0 and d.kind = w.name ->> 1
-            and d.external_id = w.name ->> 2
-        join payer_trace t on t.company_id = d.company_id and t.payment_id = d.document_id
-    )
-    select 'trace', f.company_id, row_to_json(f) from found f
-    union all
-    select 'receipt', p.company_id, row_to_json(p)
-    from (select array_agg(company_id) as c, array_agg(payment_id) as v from (
-        select distinct company_id, payment_id from found) f) x, read_payments(x.c, x.v, false) p
-$$;
-
-create function append_feed_work(settlements json, reports json, parked json, traces json)
-returns void
-language plpgsql volatile as $$
-begin
-    if settlements is not null or reports is not null or parked is not null then
-        perform append_feed_work(settlements, reports, parked);
-    end if;
-    insert into payer_trace select * from json_populate_recordset(null::payer_trace, traces);
-end $$;

@@ -1,20 +1,16 @@
--- What a batch wants to see and what it decided, by the thousand: a long remittance is posted in large chunks.
+-- The two ends of the one write path (0004) once more: what a batch wants to see, and what it decided, by the thousand,
+-- because a long remittance is posted in large chunks. The functions of 0004 and 0005 stay for processes of the version
+-- before, which go on while this is applied.
 
-drop function load_books(uuid[], json);
-drop function load_waiting(uuid[], json);
-drop function load_traces(json);
-drop function wanted_documents(json);
-drop function append_books(json, json, json, json, json, json, json, json, json, json, json, json, json, json, json, json,
-    json, json);
-
--- The EMR documents among what is wanted: of kind 'document', named by a JSON list [source, kind, external id]. Each is looked up
--- by its whole key (`offset 0`): without statistics a join reads all documents of the company for each (measured on
--- 9,000 of them: 15.7 s instead of 0.2 s).
-create function wanted_documents(wanted_c uuid[], wanted_k text[], wanted_v text[]) returns setof feed_document
+-- The documents among what is wanted, by a kind of which each value is a JSON list [source, kind, external id]. Each is
+-- looked up by its whole key (`offset 0`): without statistics a join reads all documents of the company for each
+-- (measured on 9,000 of them: 15.7 s instead of 0.2 s).
+create function wanted_documents(wanted_c uuid[], wanted_k text[], wanted_v text[], wanted_kind text)
+returns setof feed_document
 language sql stable as $$
     select d.* from (
         select w.c, w.v::json as name from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
-        where w.k = 'document' offset 0
+        where w.k = wanted_kind offset 0
     ) w
     cross join lateral (
         select * from feed_document d where d.company_id = w.c
@@ -23,10 +19,10 @@ language sql stable as $$
     ) d
 $$;
 
--- Everything that a batch of commands needs to see, as (kind, company, row). What is wanted comes as three arrays of one
--- length, of companies, kinds and values: JSON would be parsed again by each of the queries (measured for 300 lines of a
--- remittance: 14 ms instead of 6). Only the kinds among them are looked for. STABLE: all of it is read in one snapshot, the
--- caller's, so the state is that of one moment; the clock is read after the snapshot was taken.
+-- Everything that a batch of commands needs to see, as (kind, company, row). What is wanted comes as three arrays of
+-- one length, of companies, kinds and values: JSON would be parsed again by each of the queries (measured for 300 lines
+-- of a remittance: 14 ms instead of 6). Only the kinds among them are looked for. STABLE: all of it is read in one
+-- snapshot, the caller's, so the state is that of one moment; the clock is read after the snapshot was taken.
 create function load_books(companies uuid[], wanted_c uuid[], wanted_k text[], wanted_v text[])
 returns table (kind text, company_id uuid, body json)
 language plpgsql stable as $$
@@ -88,7 +84,7 @@ begin
     end if;
     if 'document' = any (kinds) then
         return query select 'document', d.company_id, row_to_json(d)
-        from wanted_documents(wanted_c, wanted_k, wanted_v) d;
+        from wanted_documents(wanted_c, wanted_k, wanted_v, 'document') d;
     end if;
     if 'line' = any (kinds) then
         return query select 'line', r.company_id, row_to_json(r)
@@ -108,7 +104,7 @@ begin
             select r.company_id, r.payment_id from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
             join remittance r on r.company_id = w.c and r.payment_key = w.v where w.k = 'remittance'
             union
-            select d.company_id, d.document_id from wanted_documents(wanted_c, wanted_k, wanted_v) d
+            select d.company_id, d.document_id from wanted_documents(wanted_c, wanted_k, wanted_v, 'document') d
             where d.kind = 'payment' and d.document_id is not null
         ) x;
         return query select 'payment', p.company_id, row_to_json(p) from read_payments(payment_ids_c, payment_ids) p;
@@ -135,7 +131,7 @@ begin
             select w.c, h.charge_id from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
             join charge h on h.company_id = w.c and h.external_id = w.v where w.k = 'external_charges'
             union
-            select d.company_id, d.document_id from wanted_documents(wanted_c, wanted_k, wanted_v) d
+            select d.company_id, d.document_id from wanted_documents(wanted_c, wanted_k, wanted_v, 'document') d
             where d.kind = 'charge' and d.document_id is not null
             union
             select t.company_id, t.charge_id from unnest(payment_ids_c, payment_ids) as w (c, v)
@@ -193,12 +189,7 @@ language sql stable as $$
         select t.* from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
         join payer_trace t on t.company_id = w.c and t.trace_number = w.v where w.k = 'trace'
         union
-        select t.* from (
-            select w.c, w.v::json as name from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
-            where w.k = 'told' offset 0
-        ) w
-        join feed_document d on d.company_id = w.c and d.source = w.name ->> 0 and d.kind = w.name ->> 1
-            and d.external_id = w.name ->> 2
+        select t.* from wanted_documents(wanted_c, wanted_k, wanted_v, 'told') d
         join payer_trace t on t.company_id = d.company_id and t.payment_id = d.document_id
     )
     select 'trace', f.company_id, row_to_json(f) from found f
@@ -335,23 +326,60 @@ begin
 end $$;
 
 
--- What parts of feeds say about claims, kept with the postings that they became.
-create function append_statements(parts json)
+-- What came from feeds, in one transaction with what `append_books` inserts. `settlements` and `reports` are those of
+-- 0005; `parked` is what waits for its charge from now on, `traces` rows of `payer_trace`, and `statements` what parts
+-- of feeds say about claims. Each is a JSON list, or null.
+-- An exception that a person closed while what it had waited for came (`waited`) is no reason to refuse that: SQLSTATE
+-- 40001, and the batch is decided again without it. What is still refused for another reason than at first is noted,
+-- once for each reason.
+create function append_feed_work(settlements json, reports json, parked json, traces json, statements json)
 returns void
 language plpgsql volatile as $$
 declare
     part record;
 begin
-    for part in select * from json_to_recordset(parts) as p (
+    if settlements is not null then
+        perform from json_to_recordset(settlements) as s (company_id uuid, exception_id uuid, waited boolean)
+        join feed_exception e on e.company_id = s.company_id and e.exception_id = s.exception_id
+        where s.waited order by e.exception_id for update of e;
+        if exists (
+            select from json_to_recordset(settlements) as s (company_id uuid, exception_id uuid, waited boolean)
+            join feed_exception e on e.company_id = s.company_id and e.exception_id = s.exception_id
+            where s.waited and e.state <> 'open')
+        then
+            raise exception using errcode = 'serialization_failure', message = 'what waited was closed meanwhile';
+        end if;
+    end if;
+    perform append_feed_work(settlements, reports);
+    if parked is not null then
+        update feed_exception e set waits_source = p.waits_source, waits_name = p.waits_name, command = p.command
+        from json_to_recordset(parked) as p (
+            company_id uuid, exception_id uuid, waits_source text, waits_name text, command json)
+        where e.company_id = p.company_id and e.exception_id = p.exception_id and e.state = 'open';
+        insert into exception_history (company_id, exception_id, actor_id, action, reason, detail)
+        select e.company_id, e.exception_id, p.actor_id, 'retry_failed', p.reason, p.detail
+        from json_to_recordset(parked) as p (
+            company_id uuid, exception_id uuid, actor_id uuid, reason text, detail json)
+        join feed_exception e
+            on e.company_id = p.company_id and e.exception_id = p.exception_id and e.state = 'open'
+        where p.actor_id is not null and p.reason <> e.reason and not exists (
+            select from exception_history h
+            where h.company_id = e.company_id and h.exception_id = e.exception_id and h.reason = p.reason);
+    end if;
+    if traces is not null then
+        insert into payer_trace select * from json_populate_recordset(null::payer_trace, traces);
+    end if;
+    for part in select * from json_to_recordset(statements) as p (
         company_id uuid, feed_id uuid, item_key text, said_by text, said_for text, statements json)
     loop
         perform note_claims(part.company_id, part.feed_id, part.item_key, part.said_by, part.said_for, part.statements);
     end loop;
 end $$;
 
--- That a transfer or a line of a remittance refers to a charge and a receipt of the same company is proved once for each
--- statement, not row by row as a foreign key is (measured: 4 us instead of 24 for a line, of 70 in all). What is referred
--- to cannot go away: no role of ours may delete or change it, and to its owner the keys of its revisions refuse it.
+-- That a transfer or a line of a remittance refers to a charge and a receipt of the same company is proved once for
+-- each statement, not row by row as a foreign key is (measured: 4 us instead of 24 for a line, of 70 in all). What is
+-- referred to cannot go away: no role of ours may delete or change it, and to its owner the keys of its revisions
+-- refuse it.
 alter table transfer
     drop constraint transfer_company_id_charge_id_fkey,
     drop constraint transfer_company_id_payment_id_fkey;
