@@ -45,8 +45,8 @@ from shared.errors import BadRequest, Invalid
 from shared.web.bodies import load_json
 from tests.support import fhir_builder as fhir
 from tests.support.damage import bent, damaged
+from tests.support.emr import emr_charge, emr_deletion, emr_event, emr_payment
 from tests.support.hl7_messages import ft1, message
-from tests.support.ledger import emr_charge, emr_deletion, emr_event, emr_payment
 from tests.support.x12_answers import Told, ack_999, interchange, status_277
 from tests.support.x12_builder import ClaimPayment, Payment, ProviderLevel, Service, Syntax, x12_file
 

@@ -22,11 +22,12 @@ from shared.amqp import AmqpBus
 from shared.amqp.dead_letters import dead_letters
 from shared.bus import EMR_FEED, Message
 from tests.support.csv_files import agree, row, table, upload
+from tests.support.emr import emr_charge, emr_event, emr_payment
 from tests.support.fhir_builder import body as fhir
 from tests.support.fhir_builder import bundle, charge_item, notice, patient, reconciliation
 from tests.support.hl7_messages import ft1, message
 from tests.support.hostile import BAD, MARK, leaves
-from tests.support.ledger import Company, emr_charge, emr_event, emr_payment
+from tests.support.ledger import Company
 from tests.support.served import ALL, SOME_ID, Answer, Served, filled
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
 

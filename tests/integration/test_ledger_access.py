@@ -10,9 +10,8 @@ import pytest
 
 from shared.access.policy import EMR_CLIENT
 from tests.support.databases import Databases
-from tests.support.ledger import LedgerStack, emr_event, emr_payment
-
-BATCH = "application/cloudevents-batch+json"
+from tests.support.emr import BATCH, emr_event, emr_payment
+from tests.support.ledger import LedgerStack
 
 
 @pytest.fixture(scope="module")

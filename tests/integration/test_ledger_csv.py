@@ -18,21 +18,10 @@ from typing import Any
 import pytest
 
 from shared.access.policy import EMR_CLIENT
-from tests.support.csv_files import (
-    CHARGES,
-    PAYMENTS,
-    TOTALLED,
-    agree,
-    counts,
-    row,
-    sent,
-    table,
-    total_row,
-    upload,
-)
+from tests.support.csv_files import CHARGES, PAYMENTS, TOTALLED, agree, row, sent, table, total_row, upload
 from tests.support.databases import Databases
 from tests.support.feed_work import retried, true
-from tests.support.ledger import Company, LedgerStack, clinic_of
+from tests.support.ledger import Company, LedgerStack, clinic_of, counts
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,10 @@ from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.intake import Feed
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from tests.support.csv_files import (
-    PAYMENTS,
-    agree,
-    counts,
-    row,
-    sent,
-    table,
-    upload,
-)
+from tests.support.csv_files import PAYMENTS, agree, row, sent, table, upload
 from tests.support.databases import Databases
 from tests.support.feed_work import retried, true
-from tests.support.ledger import Company, LedgerStack
+from tests.support.ledger import Company, LedgerStack, counts
 
 
 @pytest.fixture(scope="module")

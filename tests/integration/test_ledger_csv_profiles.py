@@ -9,18 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.csv_files import (
-    CHARGES,
-    PAYMENTS,
-    agree,
-    counts,
-    row,
-    sent,
-    table,
-    upload,
-)
+from tests.support.csv_files import CHARGES, PAYMENTS, agree, row, sent, table, upload
 from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack, clinic_of
+from tests.support.ledger import Company, LedgerStack, clinic_of, counts
 from tests.support.owners import ROOT
 
 

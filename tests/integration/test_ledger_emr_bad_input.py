@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.clinic import BATCH, HOSTILE, Clinic, changed, clinic_at
 from tests.support.databases import Databases
+from tests.support.emr import BATCH, HOSTILE, Emr, changed
 from tests.support.ledger import (
     LedgerStack,
 )
@@ -30,8 +30,8 @@ async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
 
 
 @pytest.fixture
-async def clinic(stack: LedgerStack) -> Clinic:
-    return await clinic_at(await stack.company(locations=2))
+async def emr(stack: LedgerStack) -> Emr:
+    return await Emr.of(await stack.company(locations=2))
 
 
 DATA: list[tuple[str, Any]] = [
@@ -60,44 +60,42 @@ DATA: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "value"), DATA)
-async def test_bad_data_is_refused_alone_and_quarantined_in_a_batch(clinic: Clinic, path: str, value: Any) -> None:
-    bad = changed(clinic.payment("bad"), path, value)
-    before = await clinic.company.stack.rows()
-    refused = await clinic.send(bad, status=422)
+async def test_bad_data_is_refused_alone_and_quarantined_in_a_batch(emr: Emr, path: str, value: Any) -> None:
+    bad = changed(emr.payment("bad"), path, value)
+    before = await emr.company.stack.rows()
+    refused = await emr.send(bad, status=422)
     assert f"data.{path}" in {error["field"] for error in refused["errors"]}, refused
-    assert await clinic.company.stack.rows() == before
-    assert await clinic.outcome(clinic.payment("good"), bad) == {"posted": 1, "quarantined": 1}
-    (row,) = await clinic.company.exceptions()
+    assert await emr.company.stack.rows() == before
+    assert await emr.outcome(emr.payment("good"), bad) == {"posted": 1, "quarantined": 1}
+    (row,) = await emr.company.exceptions()
     assert row["reason"] == "invalid"
     assert f"data.{path}" in {error["field"].partition(".")[2] for error in row["detail"]["errors"]}
 
 
 @pytest.mark.parametrize(("what", "value"), HOSTILE, ids=[what for what, _ in HOSTILE])
-async def test_what_a_sender_adds_is_passed_over_or_quarantined_never_fatal(
-    clinic: Clinic, what: str, value: Any
-) -> None:
-    event = clinic.payment("extra")
+async def test_what_a_sender_adds_is_passed_over_or_quarantined_never_fatal(emr: Emr, what: str, value: Any) -> None:
+    event = emr.payment("extra")
     event["data"]["extension"] = value
-    good = clinic.payment("good")
-    feed = await clinic.send(good, event)
+    good = emr.payment("good")
+    feed = await emr.send(good, event)
     assert feed["posted"] + feed["quarantined"] == 2
     assert feed["posted"] >= 1
-    for row in await clinic.company.exceptions():
+    for row in await emr.company.exceptions():
         assert row["reason"] == "invalid"
 
 
 @pytest.mark.parametrize("name", ["id", "source", "type", "specversion"])
-async def test_an_envelope_that_cannot_be_read_refuses_all(clinic: Clinic, name: str) -> None:
+async def test_an_envelope_that_cannot_be_read_refuses_all(emr: Emr, name: str) -> None:
     for value in (None, "", 7, "\ud800", "a\x00b", "x" * 300):
-        bad = {**clinic.payment("bad"), name: value}
-        before = await clinic.company.stack.rows()
-        assert (await clinic.send(bad, status=422))["errors"]
-        many = await clinic.send(clinic.payment("good"), bad, status=422)
+        bad = {**emr.payment("bad"), name: value}
+        before = await emr.company.stack.rows()
+        assert (await emr.send(bad, status=422))["errors"]
+        many = await emr.send(emr.payment("good"), bad, status=422)
         assert {error["field"] for error in many["errors"]} == {f"1.{name}"}
-        assert await clinic.company.stack.rows() == before
+        assert await emr.company.stack.rows() == before
 
 
-async def test_bodies_that_are_no_events(clinic: Clinic) -> None:
+async def test_bodies_that_are_no_events(emr: Emr) -> None:
     for body, status in (
         (b"", 400),
         (b"{", 400),
@@ -107,40 +105,38 @@ async def test_bodies_that_are_no_events(clinic: Clinic) -> None:
         (b"[7]", 422),
         (b"{}", 422),
     ):
-        answer = await clinic.company.upload("emr", body, token=clinic.token)
+        answer = await emr.company.upload("emr", body, token=emr.token)
         assert answer.status == status, (body, answer)
-    assert (await clinic.send())["received"] == 0
-    many = await clinic.company.upload(
-        "emr", orjson.dumps([{}] * 10_001), token=clinic.token, **{"Content-Type": BATCH}
-    )
+    assert (await emr.send())["received"] == 0
+    many = await emr.company.upload("emr", orjson.dumps([{}] * 10_001), token=emr.token, **{"Content-Type": BATCH})
     assert (many.status, many.fields) == (422, {"body": "too_many"})
-    large = await clinic.company.upload("emr", b"[" + b" " * (8 << 20) + b"]", token=clinic.token)
+    large = await emr.company.upload("emr", b"[" + b" " * (8 << 20) + b"]", token=emr.token)
     assert large.status == 413
 
 
-async def test_a_batch_of_some_megabytes_is_one_request(clinic: Clinic) -> None:
-    events = [clinic.payment(f"p-{n}", note="is passed over" * 500) for n in range(400)]
+async def test_a_batch_of_some_megabytes_is_one_request(emr: Emr) -> None:
+    events = [emr.payment(f"p-{n}", note="is passed over" * 500) for n in range(400)]
     assert len(orjson.dumps(events)) > 2 << 20
-    assert await clinic.outcome(*events) == {"posted": 400}
-    assert (await clinic.company.sums())["payments"] == 400
+    assert await emr.outcome(*events) == {"posted": 400}
+    assert (await emr.company.sums())["payments"] == 400
 
 
-async def test_an_unknown_type_is_quarantined(clinic: Clinic) -> None:
-    event = {**clinic.payment(), "type": "emr.payment.merged.v1"}
-    assert (await clinic.send(event, status=422))["code"] == "unknown_type"
-    assert await clinic.outcome(event, clinic.payment("p-2")) == {"posted": 1, "quarantined": 1}
-    assert await clinic.company.reasons() == {"unknown_type": 1}
+async def test_an_unknown_type_is_quarantined(emr: Emr) -> None:
+    event = {**emr.payment(), "type": "emr.payment.merged.v1"}
+    assert (await emr.send(event, status=422))["code"] == "unknown_type"
+    assert await emr.outcome(event, emr.payment("p-2")) == {"posted": 1, "quarantined": 1}
+    assert await emr.company.reasons() == {"unknown_type": 1}
 
 
-async def test_a_failed_append_is_quarantined_not_lost(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_append_is_quarantined_not_lost(emr: Emr, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that the database refuses for a reason nobody foresaw is shown to a person, with its raw form."""
-    await clinic.company.stack.owner.execute(
+    await emr.company.stack.owner.execute(
         "alter table payment_revision add constraint unforeseen check (amount_cents <> 66600)"
     )
     try:
-        events = [clinic.payment(f"p-{n}", amount_cents=66_600 if n == 3 else 100) for n in range(6)]
-        assert await clinic.outcome(*events) == {"posted": 5, "quarantined": 1}
+        events = [emr.payment(f"p-{n}", amount_cents=66_600 if n == 3 else 100) for n in range(6)]
+        assert await emr.outcome(*events) == {"posted": 5, "quarantined": 1}
     finally:
-        await clinic.company.stack.owner.execute("alter table payment_revision drop constraint unforeseen")
-    assert await clinic.company.reasons() == {"internal_error": 1}
-    assert await clinic.outcome(events[3]) == {"posted": 1}
+        await emr.company.stack.owner.execute("alter table payment_revision drop constraint unforeseen")
+    assert await emr.company.reasons() == {"internal_error": 1}
+    assert await emr.outcome(events[3]) == {"posted": 1}

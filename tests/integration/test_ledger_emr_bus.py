@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-import orjson
 import pytest
 
 from services.ledger.feeds.consumer import SUBSCRIPTION, EmrConsumer
@@ -23,16 +22,9 @@ from shared.bus import EMR_FEED, Bus, Message, Outcome
 from shared.errors import Unavailable
 from shared.ids import NO_COMPANY
 from shared.loopback import LoopbackBus
-from tests.support.clinic import COUNTS, HOSTILE, Clinic, changed, clinic_at
 from tests.support.databases import Databases
-from tests.support.ledger import (
-    Company,
-    LedgerStack,
-    clinic_of,
-    emr_event,
-    emr_payment,
-    fold,
-)
+from tests.support.emr import HOSTILE, Emr, changed, emr_event, emr_payment, message
+from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, fold
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +34,19 @@ async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
 
 
 @pytest.fixture
-async def clinic(stack: LedgerStack) -> Clinic:
-    return await clinic_at(await stack.company(locations=2))
+async def emr(stack: LedgerStack) -> Emr:
+    return await Emr.of(await stack.company(locations=2))
 
 
-def message(event: Mapping[str, Any], *, binary: bool = False) -> Message:
-    """An event as an EMR publishes it: structured, or with its attributes as headers."""
-    if not binary:
-        return Message(event["id"], event["type"], event["type"], json.dumps(event).encode(), {}, "application/json")
-    headers = {f"ce-{name}": str(event[name]) for name in ("specversion", "id", "source", "type", "time")}
-    return Message(event["id"], event["type"], event["type"], orjson.dumps(event["data"]), headers)
-
-
-def story(clinic: Clinic, rng: random.Random, documents: int = 12) -> list[dict[str, Any]]:
+def story(emr: Emr, rng: random.Random, documents: int = 12) -> list[dict[str, Any]]:
     """Several payments and charges with one to four versions each, some deleted, some posted again."""
     events = []
     for n in range(documents):
         kind = rng.choice(("payment", "charge"))
-        make = clinic.payment if kind == "payment" else clinic.charge
+        make = emr.payment if kind == "payment" else emr.charge
         for version in range(1, rng.randint(1, 4) + 1):
             if version > 1 and rng.random() < 0.3:
-                events.append(clinic.deletion(kind, f"{kind}-{n}", version))
+                events.append(emr.deletion(kind, f"{kind}-{n}", version))
             else:
                 fields: dict[str, Any] = {"amount_cents": rng.choice((100, 2_500, 7_300))}
                 if kind == "payment":
@@ -95,7 +79,7 @@ async def what_stands(company: Company) -> Any:
 @pytest.mark.parametrize("seed", range(5))
 async def test_shuffled_and_repeated_versions_end_in_the_same_books(stack: LedgerStack, seed: int) -> None:
     rng = random.Random(seed)
-    plain, shuffled = [await clinic_at(await stack.company()) for _ in range(2)]
+    plain, shuffled = [await Emr.of(await stack.company()) for _ in range(2)]
     events = story(plain, rng)
     await plain.send(*events)
     # The same story told to another company.
@@ -113,15 +97,15 @@ async def test_shuffled_and_repeated_versions_end_in_the_same_books(stack: Ledge
         messages = messages[size:]
     assert await what_stands(shuffled.company) == await what_stands(plain.company)
     assert await shuffled.company.reasons() == {}
-    for clinic in (plain, shuffled):
-        assert fold(await clinic.company.events()) == await clinic.company.totals()
+    for emr in (plain, shuffled):
+        assert fold(await emr.company.events()) == await emr.company.totals()
 
 
-async def test_a_day_of_a_source_is_one_feed_that_its_client_may_read(clinic: Clinic) -> None:
-    consumer = EmrConsumer(clinic.company.stack.ledger)
-    good, bad = clinic.payment(), clinic.event("payment", emr_payment(uuid4(), "p-2"))
+async def test_a_day_of_a_source_is_one_feed_that_its_client_may_read(emr: Emr) -> None:
+    consumer = EmrConsumer(emr.company.stack.ledger)
+    good, bad = emr.payment(), emr.event("payment", emr_payment(uuid4(), "p-2"))
     await consumer.handle([message(good), message(bad), message(good)])
-    (feed,) = (await clinic.company.get("/v1/feeds", clinic.token))["items"]
+    (feed,) = (await emr.company.get("/v1/feeds", emr.token))["items"]
     assert {name: feed[name] for name in ("channel", "state", *COUNTS)} == {
         "channel": "amqp",
         "state": "done",
@@ -131,12 +115,12 @@ async def test_a_day_of_a_source_is_one_feed_that_its_client_may_read(clinic: Cl
         "ignored": 0,
         "quarantined": 1,
     }
-    (row,) = (await clinic.company.get("/v1/exceptions", clinic.token))["items"]
+    (row,) = (await emr.company.get("/v1/exceptions", emr.token))["items"]
     assert (row["reason"], row["feed_id"]) == ("unknown_clinic", feed["feed_id"])
-    other = await clinic_at(clinic.company)
-    assert (await clinic.company.get("/v1/feeds", other.token))["items"] == []
-    assert (await clinic.company.send("GET", f"/v1/feeds/{feed['feed_id']}", token=other.token)).status == 404
-    assert (await clinic.company.get("/v1/exceptions", other.token))["items"] == []
+    other = await Emr.of(emr.company)
+    assert (await emr.company.get("/v1/feeds", other.token))["items"] == []
+    assert (await emr.company.send("GET", f"/v1/feeds/{feed['feed_id']}", token=other.token)).status == 404
+    assert (await emr.company.get("/v1/exceptions", other.token))["items"] == []
 
 
 async def test_a_source_with_many_companies_is_led_by_its_clinics(stack: LedgerStack) -> None:
@@ -152,37 +136,35 @@ async def test_a_source_with_many_companies_is_led_by_its_clinics(stack: LedgerS
     assert parked == 1
 
 
-async def test_a_whole_batch_that_comes_again_doubles_nothing(clinic: Clinic) -> None:
+async def test_a_whole_batch_that_comes_again_doubles_nothing(emr: Emr) -> None:
     """As after a crash between commit and ack: postings, documents and exceptions are as they were."""
-    consumer = EmrConsumer(clinic.company.stack.ledger)
+    consumer = EmrConsumer(emr.company.stack.ledger)
     batch = [
-        message(clinic.payment("p-1")),
-        message(clinic.charge("c-1")),
-        message(clinic.payment("p-1", 2, amount_cents=100)),
-        message(changed(clinic.payment("p-2"), "amount_cents", -5)),
-        message(clinic.event("payment", emr_payment(uuid4(), "p-3"))),
-        message({**clinic.payment("p-1"), "id": "conflict", "data": {**clinic.payment("p-1", 2)["data"], "memo": "x"}}),
-        message(clinic.payment("i", payment_type="internal")),
+        message(emr.payment("p-1")),
+        message(emr.charge("c-1")),
+        message(emr.payment("p-1", 2, amount_cents=100)),
+        message(changed(emr.payment("p-2"), "amount_cents", -5)),
+        message(emr.event("payment", emr_payment(uuid4(), "p-3"))),
+        message({**emr.payment("p-1"), "id": "conflict", "data": {**emr.payment("p-1", 2)["data"], "memo": "x"}}),
+        message(emr.payment("i", payment_type="internal")),
     ]
     assert await consumer.handle(batch) == [Outcome.DONE] * 7
-    rows, stands = await clinic.company.rows(), await what_stands(clinic.company)
+    rows, stands = await emr.company.rows(), await what_stands(emr.company)
     assert rows["feed_exception"] == 3
     for _ in range(2):
-        assert await EmrConsumer(clinic.company.stack.ledger).handle(batch) == [Outcome.DONE] * 7
-    again = await clinic.company.rows()
+        assert await EmrConsumer(emr.company.stack.ledger).handle(batch) == [Outcome.DONE] * 7
+    again = await emr.company.rows()
     counted = {"feed_item", "company_book"}
     assert {k: v for k, v in again.items() if k not in counted} == {k: v for k, v in rows.items() if k not in counted}
-    assert await what_stands(clinic.company) == stands
-    (feed,) = (await clinic.company.get("/v1/feeds"))["items"]
+    assert await what_stands(emr.company) == stands
+    (feed,) = (await emr.company.get("/v1/feeds"))["items"]
     assert feed["received"] == sum(feed[name] for name in COUNTS[1:]) == 21
     assert (feed["posted"], feed["exceptions"]) == (3, 3)
 
 
-async def test_books_that_are_away_leave_the_batch_to_come_again(
-    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = clinic.company.stack.ledger
-    batch = [message(clinic.payment(f"p-{n}")) for n in range(3)]
+async def test_books_that_are_away_leave_the_batch_to_come_again(emr: Emr, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = emr.company.stack.ledger
+    batch = [message(emr.payment(f"p-{n}")) for n in range(3)]
 
     async def away(self: Ledger, commands: Sequence[Any]) -> Any:
         raise Unavailable("The database is away")
@@ -192,10 +174,10 @@ async def test_books_that_are_away_leave_the_batch_to_come_again(
         with pytest.raises(Unavailable):
             await EmrConsumer(ledger).handle(batch)
     assert await EmrConsumer(ledger).handle(batch) == [Outcome.DONE] * 3
-    assert (await clinic.company.sums())["payments"] == 3
+    assert (await emr.company.sums())["payments"] == 3
 
 
-async def test_a_company_whose_books_are_not_open_yet_is_waited_for(stack: LedgerStack, clinic: Clinic) -> None:
+async def test_a_company_whose_books_are_not_open_yet_is_waited_for(stack: LedgerStack, emr: Emr) -> None:
     """The news of a location may overtake that of its company: its money must not be dropped meanwhile."""
     late = uuid4()
     place = uuid4()
@@ -207,9 +189,9 @@ async def test_a_company_whose_books_are_not_open_yet_is_waited_for(stack: Ledge
         clinic_of(place),
     )
     await stack.owner.execute(
-        "update directory_client set company_ids = company_ids || $1::uuid where client_id = $2", late, clinic.client
+        "update directory_client set company_ids = company_ids || $1::uuid where client_id = $2", late, emr.client
     )
-    event = message(clinic.event("payment", emr_payment(place, "p-1")))
+    event = message(emr.event("payment", emr_payment(place, "p-1")))
     with pytest.raises(Unavailable):
         await EmrConsumer(stack.ledger).handle([event])
     await stack.owner.execute(
@@ -239,35 +221,35 @@ UNREADABLE = [
 ]
 
 
-async def test_a_message_that_is_no_event_is_parked_and_holds_nobody_up(clinic: Clinic) -> None:
+async def test_a_message_that_is_no_event_is_parked_and_holds_nobody_up(emr: Emr) -> None:
     bad = [Message(f"m-{n}", "emr.payment.posted.v1", "emr.x", body) for n, body in enumerate(UNREADABLE)]
-    answers = await EmrConsumer(clinic.company.stack.ledger).handle([*bad, message(clinic.payment())])
+    answers = await EmrConsumer(emr.company.stack.ledger).handle([*bad, message(emr.payment())])
     assert answers == [Outcome.PARK] * len(bad) + [Outcome.DONE]
-    assert (await clinic.company.sums())["payments"] == 1
+    assert (await emr.company.sums())["payments"] == 1
 
 
-async def test_hostile_data_in_a_readable_envelope_is_quarantined(clinic: Clinic) -> None:
+async def test_hostile_data_in_a_readable_envelope_is_quarantined(emr: Emr) -> None:
     events = [
-        {**clinic.payment(f"p-{n}"), "data": data} for n, data in enumerate(([], 7, None, "x", {"emr_clinic_id": 7}))
+        {**emr.payment(f"p-{n}"), "data": data} for n, data in enumerate(([], 7, None, "x", {"emr_clinic_id": 7}))
     ]
     for n, (_, value) in enumerate(HOSTILE):
-        event = clinic.payment(f"h-{n}")
+        event = emr.payment(f"h-{n}")
         event["data"]["extension"] = value
         event["data"]["amount_cents"] = -1
         events.append(event)
     for clinic_id in ("a\x00b", "\ud800", "x" * 5_000, ""):
-        events.append(changed(clinic.payment(f"c-{clinic_id[:1]!r}"), "emr_clinic_id", clinic_id))
-    answers = await EmrConsumer(clinic.company.stack.ledger).handle([message(event) for event in events])
+        events.append(changed(emr.payment(f"c-{clinic_id[:1]!r}"), "emr_clinic_id", clinic_id))
+    answers = await EmrConsumer(emr.company.stack.ledger).handle([message(event) for event in events])
     assert set(answers) == {Outcome.DONE}
-    assert (await clinic.company.rows())["feed_exception"] == len(events)
-    assert set(await clinic.company.reasons()) <= {"invalid", "unknown_clinic"}
+    assert (await emr.company.rows())["feed_exception"] == len(events)
+    assert set(await emr.company.reasons()) <= {"invalid", "unknown_clinic"}
 
 
-async def test_a_batch_costs_the_same_however_many_events_it_has(clinic: Clinic) -> None:
-    consumer = EmrConsumer(clinic.company.stack.ledger)
-    await consumer.handle([message(clinic.payment("first"))])
+async def test_a_batch_costs_the_same_however_many_events_it_has(emr: Emr) -> None:
+    consumer = EmrConsumer(emr.company.stack.ledger)
+    await consumer.handle([message(emr.payment("first"))])
     counts = []
-    pool: Any = clinic.company.stack.ledger.pool
+    pool: Any = emr.company.stack.ledger.pool
     for size in (1, 10, 200):
         queries: list[str] = []
 
@@ -278,7 +260,7 @@ async def test_a_batch_costs_the_same_however_many_events_it_has(clinic: Clinic)
         for holder in pool._holders:
             if holder._con is not None:
                 holder._con.add_query_logger(record)
-        await consumer.handle([message(clinic.payment(f"{size}-{n}")) for n in range(size)])
+        await consumer.handle([message(emr.payment(f"{size}-{n}")) for n in range(size)])
         for holder in pool._holders:
             if holder._con is not None:
                 holder._con.remove_query_logger(record)
@@ -311,15 +293,15 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Bus, Callab
 async def test_over_a_transport(stack: LedgerStack, bus: tuple[Bus, Callable[[], Awaitable[int]]]) -> None:
     """Published as api.md says, in both modes, with repetitions and rubbish between; consumed by the feeds process."""
     transport, parked = bus
-    clinic = await clinic_at(await stack.company())
-    reference = await clinic_at(await stack.company())
+    emr = await Emr.of(await stack.company())
+    reference = await Emr.of(await stack.company())
     rng = random.Random(7)
     events = story(reference, rng)
     await reference.send(*events)
     moved = json.loads(
         json.dumps(events)
-        .replace(reference.source, clinic.source)
-        .replace(str(reference.company.locations[0]), str(clinic.company.locations[0]))
+        .replace(reference.source, emr.source)
+        .replace(str(reference.company.locations[0]), str(emr.company.locations[0]))
     )
     messages = [message(event, binary=rng.random() < 0.5) for event in moved for _ in range(2)]
     messages += [Message(f"rubbish-{n}", "emr.x", "emr.payment.posted.v1", b"rubbish") for n in range(3)]
@@ -333,13 +315,13 @@ async def test_over_a_transport(stack: LedgerStack, bus: tuple[Bus, Callable[[],
             accepted = answers.index(False) if False in answers else len(answers)
             messages = messages[accepted:]
             await asyncio.sleep(0.02)
-        while await handled(clinic) < 2 * len(events):
+        while await handled(emr) < 2 * len(events):
             await asyncio.sleep(0.05)
     stop.set()
     await consuming
-    assert await what_stands(clinic.company) == await what_stands(reference.company)
+    assert await what_stands(emr.company) == await what_stands(reference.company)
     assert await parked() == 3
 
 
-async def handled(clinic: Clinic) -> int:
-    return sum(feed["received"] for feed in (await clinic.company.get("/v1/feeds"))["items"])
+async def handled(emr: Emr) -> int:
+    return sum(feed["received"] for feed in (await emr.company.get("/v1/feeds"))["items"])

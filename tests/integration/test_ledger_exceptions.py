@@ -15,8 +15,8 @@ import pytest
 
 from services.ledger.feeds import emr as emr_feed
 from tests.support.databases import Databases
+from tests.support.emr import Emr
 from tests.support.feed_work import (
-    Emr,
     charge_of,
     check,
     claim,

@@ -15,8 +15,8 @@ import pytest
 
 from shared.bus import Outcome
 from tests.support.databases import Databases
+from tests.support.emr import BATCH, Emr
 from tests.support.feed_work import (
-    Emr,
     check,
     claim,
     feed_now,
@@ -82,9 +82,9 @@ async def test_a_clinic_by_another_name(stack: LedgerStack, emr: Emr) -> None:
 async def test_a_procedure_by_the_code_of_its_source(emr: Emr) -> None:
     company = emr.company
     odd, plain = emr.charge("c-1", procedure_code="PT-EVAL LOW"), emr.charge("c-2", procedure_code="EVAL1")
-    refused = await company.upload("emr", json.dumps(odd).encode(), token=emr.token)
-    assert (refused.status, list(refused.fields)) == (422, ["data.procedure_code"])
-    feed = await emr.send(odd)
+    refused = await emr.send(odd, status=422)
+    assert [error["field"] for error in refused["errors"]] == ["data.procedure_code"]
+    feed = await emr.send(odd, **{"Content-Type": BATCH})
     assert feed["quarantined"] == 1
     row = await the_exception(company)
     failed = await retried(company, row)

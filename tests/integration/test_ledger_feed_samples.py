@@ -11,10 +11,8 @@ import pytest
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import read, survey
 from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack, fold
+from tests.support.ledger import COUNTS, Company, LedgerStack, fold
 from tests.support.x12_samples import SAMPLES, Row, manifest, needs_samples
-
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
 
 
 @pytest.fixture(scope="module")

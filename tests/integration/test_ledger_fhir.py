@@ -34,11 +34,10 @@ from tests.support.fhir_builder import (
     patient,
     reconciliation,
 )
-from tests.support.ledger import Answer, Company, LedgerStack, clinic_of, fold, patient_body, together
+from tests.support.ledger import COUNTS, Answer, Company, LedgerStack, clinic_of, fold, patient_body, together
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "fhir"
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
 FHIR = "application/fhir+json"
 
 

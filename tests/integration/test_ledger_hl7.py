@@ -12,9 +12,8 @@ import pytest
 from shared.access.policy import EMR_CLIENT
 from tests.support.databases import Databases
 from tests.support.hl7_messages import codes, ft1, message, sample
-from tests.support.ledger import Answer, Company, LedgerStack, clinic_of
+from tests.support.ledger import COUNTS, Answer, Company, LedgerStack, clinic_of
 
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
 SOURCE = "EMR|CLINIC"
 
 

@@ -20,9 +20,7 @@ from shared.access.policy import EMR_CLIENT
 from shared.ids import NO_COMPANY
 from tests.support.databases import Databases
 from tests.support.hl7_messages import codes, ft1, message, sample
-from tests.support.ledger import Company, LedgerStack, clinic_of
-
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
+from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of
 
 
 @pytest.fixture(scope="module")

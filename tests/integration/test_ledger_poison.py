@@ -26,13 +26,8 @@ from shared.bus import EMR_FEED, Message, Outcome
 from shared.errors import Unavailable
 from shared.ids import NO_COMPANY
 from tests.support.databases import Databases
-from tests.support.feed_work import (
-    Emr,
-    message,
-    retried,
-    the_exception,
-    true,
-)
+from tests.support.emr import Emr, message
+from tests.support.feed_work import retried, the_exception, true
 from tests.support.ledger import Company, LedgerStack
 
 

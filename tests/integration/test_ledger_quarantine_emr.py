@@ -22,17 +22,9 @@ import pytest
 from shared.bus import Outcome
 from shared.ids import INTEGRATION_POSTER_ID, NO_COMPANY
 from tests.support.databases import Databases
-from tests.support.feed_work import (
-    BATCH,
-    Emr,
-    feed_now,
-    register_clinic,
-    retried,
-    the_exception,
-    true,
-    unknown,
-)
-from tests.support.ledger import Company, LedgerStack, emr_event, emr_payment, together
+from tests.support.emr import BATCH, Emr, emr_event, emr_payment
+from tests.support.feed_work import feed_now, register_clinic, retried, the_exception, true, unknown
+from tests.support.ledger import Company, LedgerStack, together
 
 
 @pytest.fixture(scope="module")

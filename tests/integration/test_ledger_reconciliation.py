@@ -27,8 +27,9 @@ import pytest
 from shared.bus import Outcome
 from shared.ids import NO_COMPANY
 from tests.support.databases import Databases
-from tests.support.feed_work import Emr, retried, the_exception, true
-from tests.support.ledger import Company, LedgerStack, clinic_of, emr_event
+from tests.support.emr import Emr, emr_event
+from tests.support.feed_work import retried, the_exception, true
+from tests.support.ledger import Company, LedgerStack, clinic_of
 
 DAY = "2026-01-06"
 

@@ -25,10 +25,10 @@ import pytest
 
 from services.ledger.store import MIGRATIONS
 from tests.support.databases import Databases
-from tests.support.drop import COUNTS, Drop, counts
+from tests.support.drop import Drop
 from tests.support.feed_work import charge_of, check, claim, service, true
 from tests.support.fhir_builder import Raw, body, bundle, detail, notice, patient, reconciliation
-from tests.support.ledger import Company, LedgerStack, clinic_of
+from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, counts
 from tests.support.x12_builder import Payment, x12_file
 
 TRACE = "EFT-900"

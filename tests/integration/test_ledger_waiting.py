@@ -26,11 +26,12 @@ from services.ledger import store
 from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import CHARGES, agree
 from tests.support.databases import Databases
-from tests.support.drop import COUNTS, Drop, counts, ended, process
-from tests.support.feed_work import Emr, true
+from tests.support.drop import Drop, ended, process
+from tests.support.emr import Emr
+from tests.support.feed_work import true
 from tests.support.fhir_builder import body, bundle, charge_item, patient
 from tests.support.hl7_messages import ft1, message
-from tests.support.ledger import Company, LedgerStack, clinic_of
+from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, counts
 
 Step = Callable[[], Awaitable[Any]]
 

@@ -31,10 +31,10 @@ from shared.config import Config
 from shared.errors import Unavailable
 from tests.support.csv_files import PAYMENTS, TOTALLED, agree, row, table, total_row
 from tests.support.databases import Databases
-from tests.support.drop import Drop, counts, ended, process
+from tests.support.drop import Drop, ended, process
 from tests.support.feed_work import charge_of, check, claim, service, true
 from tests.support.hl7_messages import ft1, message
-from tests.support.ledger import Company, LedgerStack
+from tests.support.ledger import Company, LedgerStack, counts
 from tests.support.x12_builder import x12_file
 
 

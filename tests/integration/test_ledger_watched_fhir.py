@@ -18,11 +18,11 @@ from services.ledger.feeds import intake
 from services.ledger.feeds.fhir_input import MAX_BYTES, FhirInput
 from services.ledger.feeds.intake import Feed
 from tests.support.databases import Databases
-from tests.support.drop import Drop, counts, ended, process
+from tests.support.drop import Drop, ended, process
 from tests.support.feed_work import true
 from tests.support.fhir_builder import Raw, body, bundle, charge_item, concept, detail, notice, patient, reconciliation
 from tests.support.hl7_messages import ft1, message
-from tests.support.ledger import FEED_TYPES, LedgerStack, clinic_of
+from tests.support.ledger import FEED_TYPES, LedgerStack, clinic_of, counts
 
 
 @pytest.fixture(scope="module")

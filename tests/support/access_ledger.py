@@ -15,14 +15,14 @@ from tests.support.access import FACTS, Reply, Row, World, checksums
 from tests.support.bad_tokens import claims_of, stale_tokens
 from tests.support.csv_files import PAYMENTS, agree, row, table
 from tests.support.databases import Databases
+from tests.support.emr import BATCH, emr_event, emr_payment
 from tests.support.fhir_builder import body as fhir_body
 from tests.support.fhir_builder import charge_item
 from tests.support.hl7_messages import ft1, message
-from tests.support.ledger import Company, LedgerStack, emr_event, emr_payment
+from tests.support.ledger import Company, LedgerStack
 from tests.support.news import News
 from tests.support.x12_answers import Told, interchange, status_277
 
-_BATCH: Final = "application/cloudevents-batch+json"
 _POSTS: Final = "payment_posting edit | emr"
 _FEEDS: Final = "exception_reports view | payment_posting view | emr"
 _CHARGE: Final = "charges_by_patient view | delayed_charges view | active_charges view"
@@ -138,7 +138,7 @@ ROWS: Final = (
     Row(
         "POST /v1/feeds/x12", _POSTS, 200, interchange(status_277(Told(claim="C"))), "application/edi-x12"
     ),
-    Row("POST /v1/feeds/emr", _POSTS, 200, [emr_event("nobody", "payment", emr_payment(uuid4(), "p"))], _BATCH),
+    Row("POST /v1/feeds/emr", _POSTS, 200, [emr_event("nobody", "payment", emr_payment(uuid4(), "p"))], BATCH),
     Row(
         "POST /v1/feeds/hl7v2",
         _POSTS,
@@ -293,7 +293,7 @@ async def _fed(company: Company, sender: str, name: str) -> dict[str, str]:
     events = [emr_event(source, "payment", emr_payment(uuid4(), f"{name}-{slot}")) for slot in waiting]
     posted = emr_payment(company.locations[0], f"{name}-posted", transaction_date="2026-11-10")
     events.append(emr_event(source, "payment", posted))
-    feed = await company.upload("emr", orjson.dumps(events), token=sender, **{"Content-Type": _BATCH})
+    feed = await company.upload("emr", orjson.dumps(events), token=sender, **{"Content-Type": BATCH})
     asks = interchange(status_277(Told(claim=f"{name}-claim")), asks=1)
     asked = await company.upload("x12", asks, token=sender)
     exceptions = await company.exceptions(feed_id=feed.body["feed_id"])

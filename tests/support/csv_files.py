@@ -13,7 +13,6 @@ from tests.support.ledger import Answer, Company, clinic_of
 HEADER = (
     "Id", "Ver", "Clinic", "Account", "First", "Last", "Born", "Amount", "How", "Check", "Paid on", "Type", "State",
 )  # fmt: skip
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
 PAYMENTS: dict[str, Any] = {
     "kind": "payment",
     "columns": {
@@ -112,10 +111,3 @@ async def sent(company: Company, content: bytes, name: str = "bank") -> Any:
     answer = await upload(company, content, name)
     assert answer.status == 200, answer
     return answer.body
-
-
-def counts(feed: Any) -> tuple[int, ...]:
-    """Received, posted, duplicates, ignored, quarantined: whatever was received is one of the others."""
-    found = tuple(feed[name] for name in COUNTS)
-    assert found[0] == sum(found[1:]), feed
-    return found

@@ -16,8 +16,6 @@ from services.ledger.feeds.watched import Watcher
 from tests.support.ledger import Company
 from tests.support.owners import ROOT
 
-COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
-
 
 class Drop:
     """A company's folder, and how its sender uses it."""
@@ -53,10 +51,6 @@ class Drop:
     async def feeds(self) -> list[Any]:
         items: list[Any] = (await self.company.get("/v1/feeds", limit=500))["items"]
         return items
-
-
-def counts(feed: Any) -> tuple[int, ...]:
-    return tuple(feed[name] for name in COUNTS)
 
 
 def process(drop: Drop, crash_at: str = "") -> subprocess.Popen[bytes]:

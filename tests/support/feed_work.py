@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from services.ledger.feeds.consumer import EmrConsumer
-from shared.access.policy import EMR_CLIENT
-from shared.bus import Message, Outcome
-from tests.support.ledger import Company, emr_charge, emr_deletion, emr_event, emr_payment, fold
+from tests.support.emr import Emr
+from tests.support.ledger import COUNTS, Company, fold
 from tests.support.x12_builder import Cas, ClaimPayment, Payment, Service, x12_file
 
-BATCH = "application/cloudevents-batch+json"
-OUTCOMES = ("posted", "duplicates", "ignored", "quarantined")
 PAID: tuple[Cas, ...] = (("CO", "45", 2_000),)
 DAY = "2026-01-05"
-
-
-@dataclass(slots=True)
-class Emr:
-    """A registered EMR of a company."""
-
-    company: Company
-    source: str
-    client: str
-
-    @classmethod
-    async def of(cls, company: Company) -> Emr:
-        source = f"https://emr.example/{uuid4()}"
-        return cls(company, source, await company.stack.emr_client([company], source))
-
-    @property
-    def token(self) -> str:
-        return self.company.token(EMR_CLIENT, client_id=self.client)
-
-    def payment(self, payment_id: str = "p-1", version: int = 1, **fields: Any) -> dict[str, Any]:
-        data = emr_payment(self.company.locations[0], payment_id, version, **fields)
-        return emr_event(self.source, "payment", data, change="posted" if version == 1 else "changed")
-
-    def charge(self, charge_id: str = "c-1", version: int = 1, **fields: Any) -> dict[str, Any]:
-        data = emr_charge(self.company.locations[0], charge_id, version, **fields)
-        return emr_event(self.source, "charge", data, change="posted" if version == 1 else "changed")
-
-    def deletion(self, kind: str, document_id: str, version: int) -> dict[str, Any]:
-        data = emr_deletion(self.company.locations[0], kind, document_id, version)
-        return emr_event(self.source, kind, data, change="deleted")
-
-    async def send(self, *events: Any, token: str | None = None) -> Any:
-        """As one batch; the feed."""
-        body = json.dumps(events).encode()
-        answer = await self.company.upload("emr", body, token=token or self.token, **{"Content-Type": BATCH})
-        assert answer.status == 200, answer
-        return answer.body
-
-    async def deliver(self, *events: Any, consumer: EmrConsumer | None = None) -> list[Outcome]:
-        """Over the bus, as one batch of messages."""
-        consumer = consumer or EmrConsumer(self.company.stack.ledger)
-        return list(await consumer.handle([message(event) for event in events]))
-
-
-def message(event: Mapping[str, Any]) -> Message:
-    return Message(event["id"], event["type"], event["type"], json.dumps(event).encode(), {}, "application/json")
 
 
 def service(**fields: Any) -> Service:
@@ -112,7 +59,7 @@ async def true(company: Company) -> None:
     """Whatever was done: every feed's counts add up, every item is counted once, and the events say what the books
     say."""
     for feed in (await company.get("/v1/feeds", limit=500))["items"]:
-        assert feed["received"] == sum(feed[name] for name in OUTCOMES), feed
+        assert feed["received"] == sum(feed[name] for name in COUNTS[1:]), feed
         assert feed["difference_cents"] == feed["control_total_cents"] - feed["posted_total_cents"]
         waiting = [row for row in await company.exceptions(feed_id=feed["feed_id"]) if row["quarantined"]]
         assert feed["quarantined"] >= sum(row["state"] != "retried" for row in waiting)
@@ -133,7 +80,7 @@ async def register_clinic(company: Company, clinic: str, place: int = 0) -> None
 async def feed_now(company: Company, feed: Any) -> dict[str, int]:
     """The counts of a feed that are not zero."""
     document = await company.get(f"/v1/feeds/{feed['feed_id']}")
-    return {name: document[name] for name in ("posted", "duplicates", "ignored", "quarantined") if document[name]}
+    return {name: document[name] for name in COUNTS[1:] if document[name]}
 
 
 def unknown(emr: Emr, clinic: str, payment_id: str = "p-1", **fields: Any) -> dict[str, Any]:

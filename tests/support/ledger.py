@@ -39,6 +39,8 @@ FEED_TYPES = {
     "hl7v2": "application/hl7-v2",
     "fhir": "application/fhir+json",
 }
+COUNTS = ("received", "posted", "duplicates", "ignored", "quarantined")
+"""Of a feed: what came, and what became of it."""
 _numbers = count(1)
 
 
@@ -362,55 +364,11 @@ def patient_body(account_number: str = "", **fields: Any) -> dict[str, Any]:
     }
 
 
-def emr_event(
-    source: str, kind: str, data: Mapping[str, Any], *, change: str = "posted", event_id: str = ""
-) -> dict[str, Any]:
-    """A structured CloudEvent as an EMR sends it."""
-    return {
-        "specversion": "1.0",
-        "id": event_id or f"event-{next(_numbers)}",
-        "source": source,
-        "type": f"emr.{kind}.{change}.v1",
-        "time": datetime.now(UTC).isoformat(),
-        "datacontenttype": "application/json",
-        "data": dict(data),
-    }
-
-
-def emr_payment(location_id: UUID, payment_id: str, version: int = 1, **fields: Any) -> dict[str, Any]:
-    """Data of `emr.payment.posted.v1`."""
-    return {
-        "emr_clinic_id": clinic_of(location_id),
-        "payment_id": payment_id,
-        "payment_version": version,
-        "patient": patient_body("EMR-1"),
-        "amount_cents": 2_500,
-        "method": "credit_card",
-        "transaction_date": "2026-01-06",
-        "payment_type": "copay",
-        **fields,
-    }
-
-
-def emr_charge(location_id: UUID, charge_id: str, version: int = 1, **fields: Any) -> dict[str, Any]:
-    """Data of `emr.charge.posted.v1`."""
-    return {
-        "emr_clinic_id": clinic_of(location_id),
-        "charge_id": charge_id,
-        "charge_version": version,
-        "patient": patient_body("EMR-1"),
-        "date_of_service": "2026-01-05",
-        "procedure_code": "97110",
-        "units": 2,
-        "amount_cents": 12_000,
-        "diagnosis_codes": ["M54.5"],
-        **fields,
-    }
-
-
-def emr_deletion(location_id: UUID, kind: str, document_id: str, version: int) -> dict[str, Any]:
-    """Data of `emr.<kind>.deleted.v1`."""
-    return {"emr_clinic_id": clinic_of(location_id), f"{kind}_id": document_id, f"{kind}_version": version}
+def counts(feed: Any) -> tuple[int, ...]:
+    """The counts of a feed's document: whatever was received is one of the others."""
+    found = tuple(feed[name] for name in COUNTS)
+    assert found[0] == sum(found[1:]), feed
+    return found
 
 
 def days(count: int, start: date | None = None) -> date:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support import csv_files
-from tests.support.feed_work import BATCH, Emr, check, claim, service
+from tests.support.emr import BATCH, Emr
+from tests.support.feed_work import check, claim, service
 from tests.support.fhir_builder import body, bundle, claim_item, notice, patient
 from tests.support.fhir_builder import claim as fhir_claim
 from tests.support.hl7_messages import ft1, message
