@@ -1,6 +1,7 @@
 """The one write path: `post_batch` decides and commits a batch of commands; `poster.py` joins concurrent ones.
 
-Two round trips for a batch of any size: load, append; the first is spared where books are remembered (`warm.py`).
+Two round trips for a batch of any size: load, append. The first is spared where books are remembered (`warm.py`), and
+made twice where something had waited for what the batch brings.
 Decisions are made in memory, one command after the other, so a bad command fails alone and costs nothing, and a later
 command sees what an earlier one did. The append is refused when the books were written after the load; the batch is
 then decided again under the companies' locks.
