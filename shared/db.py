@@ -56,9 +56,7 @@ async def create_pool(
 ) -> asyncpg.Pool:
     """A pool of at most `size` connections. `role`: the group role that the session takes on, which owns nothing
     and can only do what the migrations granted it."""
-    server = {**_SESSION, **(settings or {}), "application_name": name}
-    if role:
-        server["role"] = role
+    server = {**_SESSION, **(settings or {}), "application_name": name, **({"role": role} if role else {})}
     return await asyncpg.create_pool(
         dsn,
         ssl=database_context(dsn),
@@ -68,6 +66,20 @@ async def create_pool(
         command_timeout=_COMMAND_SECONDS,
         server_settings=server,
         reset=_keep_session,
+    )
+
+
+async def connect(
+    dsn: str,
+    *,
+    role: str | None = None,
+    command_seconds: float | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> asyncpg.Connection[Record]:
+    """A connection outside of any pool, for what holds it long or runs once. `role` as for `create_pool`."""
+    server = {**(settings or {}), **({"role": role} if role else {})}
+    return await asyncpg.connect(
+        dsn, ssl=database_context(dsn), timeout=10, command_timeout=command_seconds, server_settings=server
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import asyncpg
 import structlog
 
-from shared.tls import database_context
+from shared.db import connect
 
 _LOCK_KEY: Final = 7_216_402_215
 _WAIT_SECONDS: Final = 60.0
@@ -29,7 +29,7 @@ class MigrationError(Exception):
 
 async def migrate(dsn: str, directory: Path) -> list[str]:
     """Apply what is missing, by file name, and return the names applied. Safe to run from several processes."""
-    connection = await asyncpg.connect(dsn, timeout=10, ssl=database_context(dsn))
+    connection = await connect(dsn)
     try:
         await connection.execute("select pg_advisory_lock($1)", _LOCK_KEY)
         await connection.execute(
@@ -79,7 +79,7 @@ async def wait_until_migrated(
 
 async def _why_not_migrated(dsn: str, directory: Path, role: str) -> str | None:
     try:
-        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=10, server_settings={"role": role})
+        connection = await connect(dsn, role=role, command_seconds=10)
         try:
             await check_migrated(connection, directory)
         finally:

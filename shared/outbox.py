@@ -45,7 +45,7 @@ import structlog
 from shared.bus import Message, Publisher, backoff, pause
 from shared.contracts.envelope import correlation_ids
 from shared.crash import point
-from shared.tls import database_context
+from shared.db import connect
 
 log = structlog.get_logger(__name__)
 
@@ -109,10 +109,7 @@ class Relay:
             await pause(next(pauses), stop)
 
     async def _lead(self, stop: asyncio.Event) -> None:
-        server = {**KEEPALIVE, "role": self.role} if self.role else KEEPALIVE
-        connection = await asyncpg.connect(
-            self.dsn, ssl=database_context(self.dsn), timeout=10, command_timeout=30, server_settings=server
-        )
+        connection = await connect(self.dsn, role=self.role, command_seconds=30, settings=KEEPALIVE)
         try:
             # Asked again and again: a statement that waits for the lock would hold back vacuum as long as it waits.
             while not await connection.fetchval("select pg_try_advisory_lock($1)", LEADER_LOCK):
