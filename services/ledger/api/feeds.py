@@ -83,7 +83,7 @@ async def take_up_abandoned(app: web.Application) -> None:
             if await files.can_be_finished(app[LEDGER], feed):
                 await work_off(app, feed, str(uuid7()))
             else:
-                await files.give_up(app[LEDGER], feed)
+                await intake.give_up(app[LEDGER].pool, feed)
         except Exception:
             log.error("feed_not_worked_off", feed_id=str(feed.feed_id), exc_info=True)
 

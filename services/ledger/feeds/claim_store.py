@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.ledger.domain.feed_items import FeedItem
+from services.ledger.domain.feed_items import FeedItem, Statements
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import NUMBER
 from services.ledger.feeds.x12.acknowledgements import Source
@@ -64,21 +64,19 @@ from claim_state where company_id = $1 and claim_id = $2 order by effective_date
 """
 
 
-async def note(
-    pool: asyncpg.Pool, feed: Feed, item_key: str, source: str, payer: str, rows: Sequence[Mapping[str, Any]]
-) -> None:
+async def note(pool: asyncpg.Pool, company_id: UUID, said: Statements | None) -> None:
     """Add what an item of a feed says about claims, in one statement; what was added before is not added again."""
-    if not rows:
+    if said is None or not said.statements:
         return
-    text = orjson.dumps(list(rows), default=str).decode()
+    text = orjson.dumps(said.statements, default=str).decode()
     async with acquire(pool) as connection:
         await connection.execute(
             "select note_claims($1, $2, $3, $4, $5, $6)",
-            feed.company_id,
-            feed.feed_id,
-            item_key,
-            source,
-            payer or None,
+            company_id,
+            said.feed_id,
+            said.item_key,
+            said.said_by,
+            said.said_for,
             text,
         )
 

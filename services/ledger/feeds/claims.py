@@ -78,12 +78,6 @@ def said_by_remittance(
     return Statements(feed.feed_id, item_key, "835", header.payer.name[:NAME] or None, tuple(rows)) if rows else None
 
 
-async def keep(pool: asyncpg.Pool, feed: Feed, said: Statements | None) -> None:
-    """Keep what is said in a part of a remittance that is not posted, because its payment was told by others."""
-    if said is not None:
-        await claim_store.note(pool, feed, said.item_key, said.said_by, said.said_for or "", said.statements)
-
-
 def is_answer(set_id: str) -> bool:
     """Whether a transaction set is one that is noted here."""
     return set_id in SETS
@@ -264,6 +258,7 @@ def _batch(one: BatchStatus) -> tuple[Any, ...]:
 
 async def _keep(pool: asyncpg.Pool, feed: Feed, piece: _Piece) -> None:
     source = piece.source
-    item_key = _item(feed, source).item_key
-    await claim_store.note(pool, feed, item_key, source.standard, piece.payer[:NAME], piece.statements)
+    item_key, payer = _item(feed, source).item_key, piece.payer[:NAME] or None
+    said = Statements(feed.feed_id, item_key, source.standard, payer, tuple(piece.statements))
+    await claim_store.note(pool, feed.company_id, said)
     await claim_store.keep_verdicts(pool, feed, piece.key, piece.verdicts, piece.references)

@@ -41,7 +41,7 @@ class FhirInput(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    client_id: str | None
+    client_id: str | None = None
     """The EMR client that sent it; None for a person, and for a file of the watched directory."""
 
     async def examine(self, chunks: Chunks) -> Posting:

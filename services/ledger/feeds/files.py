@@ -19,7 +19,6 @@ from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.stored import PIECE, Chunks, stored
 from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.service import Ledger
-from shared.db import acquire
 from shared.errors import Invalid
 from shared.ids import uuid7
 
@@ -85,7 +84,7 @@ def fhir(input: FhirInput) -> Reading:
 READINGS: Final[Mapping[str, Callable[[str | None], Reading]]] = {
     "x12": lambda _: X12,
     "csv": lambda kept: csv(CsvFile.model_validate_json(kept or "")),
-    "fhir": lambda kept: fhir(FhirInput.model_validate_json(kept or "")),
+    "fhir": lambda kept: fhir(FhirInput.model_validate_json(kept or "{}")),
 }
 """How feeds are read that can be finished from their raw form, by format; from what was kept with them."""
 
@@ -121,17 +120,6 @@ async def can_be_finished(ledger: Ledger, feed: Feed) -> bool:
         return False
     row = await intake.opened(ledger.pool, feed.company_id, feed.feed_id)
     return row is not None and (feed.format == X12.format or row["reading"] is not None)
-
-
-async def give_up(ledger: Ledger, feed: Feed) -> None:
-    """Close a feed that cannot be finished: its sender got no answer and sends it again. One whose file lies in the
-    watched directory is begun again by whoever takes that up."""
-    async with acquire(ledger.pool) as connection:
-        await connection.execute(
-            "update feed set state = 'done' where company_id = $1 and feed_id = $2 and channel <> 'watched'",
-            feed.company_id,
-            feed.feed_id,
-        )
 
 
 async def work_off(ledger: Ledger, feed: Feed, correlation_id: str) -> None:

@@ -50,6 +50,7 @@ where f.company_id = $1 and ($2::uuid is null or f.feed_id = $2)
 order by f.received_at desc, f.feed_id desc limit $5
 """
 
+_CLOSE = "update feed set state = 'done' where company_id = $1 and feed_id = $2"
 _ADD_CHUNK = (
     "insert into feed_chunk (company_id, feed_id, chunk_no, bytes) values ($1, $2, $3, $4) on conflict do nothing"
 )
@@ -101,13 +102,7 @@ async def open_feed(
 async def add_chunk(pool: asyncpg.Pool, feed: Feed, number: int, chunk: bytes) -> None:
     """One more piece of the raw form of a large feed."""
     async with acquire(pool) as connection:
-        await connection.execute(
-            _ADD_CHUNK,
-            feed.company_id,
-            feed.feed_id,
-            number,
-            chunk,
-        )
+        await connection.execute(_ADD_CHUNK, feed.company_id, feed.feed_id, number, chunk)
 
 
 async def unfinished(
@@ -181,9 +176,14 @@ async def is_whole(pool: asyncpg.Pool, feed: Feed) -> bool:
 
 async def close_feed(pool: asyncpg.Pool, feed: Feed) -> None:
     async with acquire(pool) as connection:
-        await connection.execute(
-            "update feed set state = 'done' where company_id = $1 and feed_id = $2", feed.company_id, feed.feed_id
-        )
+        await connection.execute(_CLOSE, feed.company_id, feed.feed_id)
+
+
+async def give_up(pool: asyncpg.Pool, feed: Feed) -> None:
+    """Close a feed that cannot be finished: its sender got no answer and sends it again. One whose file lies in the
+    watched directory is begun again by whoever takes that up."""
+    async with acquire(pool) as connection:
+        await connection.execute(f"{_CLOSE} and channel <> 'watched'", feed.company_id, feed.feed_id)
 
 
 async def counted(pool: asyncpg.Pool, feed: Feed, item_ids: Sequence[UUID]) -> set[UUID]:

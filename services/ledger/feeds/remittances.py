@@ -30,7 +30,7 @@ from services.ledger.domain.feed_acts import (
 )
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.remittances import shared
-from services.ledger.feeds import answers, claims, intake, mappings
+from services.ledger.feeds import answers, claim_store, claims, intake, mappings
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.remittance_facts import (
@@ -129,7 +129,7 @@ async def _post_all(
                 continue
             command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
             if ordinal in told:
-                await claims.keep(ledger.pool, feed, command.said)
+                await claim_store.note(ledger.pool, feed.company_id, command.said)
                 continue
             verdict = await ledger.post(command)
             if verdict.problem is not None:

@@ -25,7 +25,6 @@ import structlog
 from services.ledger.feeds import csv_store, files, hl7_store, intake
 from services.ledger.feeds.attempts import AWAY, Attempts, Past, Work
 from services.ledger.feeds.csv_posting import CsvFile
-from services.ledger.feeds.fhir_input import FhirInput
 from services.ledger.feeds.files import Arrival, Reading
 from services.ledger.feeds.hl7.reader import Unreadable
 from services.ledger.feeds.hl7_intake import Origin, receive_file
@@ -187,8 +186,6 @@ class Watcher:
             raise Invalid("Neither its folder nor its name says what it is", code="unknown_kind")
         if begun is not None:
             return files.READINGS[format](begun["reading"])
-        if format == "fhir":
-            return files.fhir(FhirInput(client_id=None))
         if format != "csv":
             return files.READINGS[format](None)
         profile = await csv_store.profile_of(self._ledger.pool, company_id, profile_name)
