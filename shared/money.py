@@ -11,7 +11,6 @@ MAX_CENTS = 99_999_999_999
 
 PositiveCents = Annotated[int, Strict(), Field(ge=1, le=MAX_CENTS)]
 NonNegativeCents = Annotated[int, Strict(), Field(ge=0, le=MAX_CENTS)]
-SignedCents = Annotated[int, Strict(), Field(ge=-MAX_CENTS, le=MAX_CENTS)]
 
 
 def dollars(cents: int) -> str:

@@ -71,21 +71,11 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         dsn = config.required("identity_database_url")
-        sealer, party, provider = (
-            Sealer(config.required("identity_secrets_key")),
-            RelyingParty(config.public_url),
-            _provider(config),
-        )
+        sealer = Sealer(config.required("identity_secrets_key"))
+        party, provider = RelyingParty(config.public_url), _provider(config)
         rules = PasswordRules(BreachedPasswords(config.breached_passwords) if config.breached_passwords else None)
         pool = app[POOL] = await create_pool(dsn, name="identity-api", role=ROLE, settings=KEYED_PLANS)
-        issuing = SessionIssuer(
-            Issuer(config.issuer, config.audience, config.access_token_seconds),
-            sealer,
-            idle=timedelta(seconds=config.session_idle_seconds),
-            longest=timedelta(seconds=config.session_seconds),
-            operator_mfa=config.operator_mfa_required,
-        )
-        throttle = Throttle(pool)
+        issuing, throttle = _issuing(config, sealer), Throttle(pool)
         app[SERVICES] = Services(
             config=config,
             verifier=verifier,
@@ -103,14 +93,8 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
             access_versions=AccessVersions(pool),
         )
         try:
-            await bootstrap(
-                pool,
-                passwords,
-                sealer,
-                operator_password=_operator_password(config),
-                internal_secret=_secret(config, "internal_client_secret"),
-                say=_say,
-            )
+            operator, internal = _operator_password(config), _secret(config, "internal_client_secret")
+            await bootstrap(pool, passwords, sealer, operator_password=operator, internal_secret=internal, say=_say)
             audit.start(pool)
             yield
         finally:
@@ -135,6 +119,16 @@ def create_app(config: Config, *, hasher: Hasher | None = None) -> web.Applicati
     app = shared_web.create_app(parts)
     app.cleanup_ctx.append(running)
     return app
+
+
+def _issuing(config: Config, sealer: Sealer) -> SessionIssuer:
+    return SessionIssuer(
+        Issuer(config.issuer, config.audience, config.access_token_seconds),
+        sealer,
+        idle=timedelta(seconds=config.session_idle_seconds),
+        longest=timedelta(seconds=config.session_seconds),
+        operator_mfa=config.operator_mfa_required,
+    )
 
 
 def _provider(config: Config) -> Provider | None:

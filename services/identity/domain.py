@@ -17,7 +17,6 @@ from shared.access.policy import OPERATOR, Role, catalogue, role
 from shared.errors import Forbidden, Invalid
 
 CUSTOMER: Final = "customer"
-PARTNER: Final = "partner"
 PRACTICE: Final = "practice"
 PASSWORD_LENGTHS: Final = range(8, 257)
 INITIAL: Final = timedelta(days=3)

@@ -19,8 +19,6 @@ from tests.support.databases import Databases
 
 GUARDED = [row for row in ServedIdentity.rows if row.rule != "public"]
 
-GUARDED_ENDPOINTS = [one for one in ServedIdentity.endpoints if not one.guard.public]
-
 
 @pytest.fixture(scope="module")
 async def served(databases: Databases) -> AsyncIterator[ServedIdentity]:

@@ -66,8 +66,8 @@ CHANGING: Final = Guard(member=True, operator=True, password_change=True)
 """The same, and who has to choose a password of his own first."""
 
 
-def address(call: Call) -> str:
-    """Where a request comes from, as far as we know."""
+def address() -> str:
+    """Where the request comes from that is worked on, as far as we know."""
     return current_address() or UNKNOWN
 
 

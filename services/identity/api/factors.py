@@ -22,14 +22,14 @@ async def _begin(call: Call) -> web.StreamResponse:
 
 async def _confirm(call: Call) -> web.StreamResponse:
     codes = await services(call).factors.confirm_totp(
-        call.principal, call.body.code, address(call), end_others=call.query.end_other_sessions
+        call.principal, call.body.code, address(), end_others=call.query.end_other_sessions
     )
     return document(RecoveryCodesDocument, {"recovery_codes": list(codes)})
 
 
 async def _remove(call: Call) -> web.StreamResponse:
     await services(call).factors.remove_totp(
-        call.principal, call.body.code, address(call), end_others=call.query.end_other_sessions
+        call.principal, call.body.code, address(), end_others=call.query.end_other_sessions
     )
     return web.Response(status=204)
 

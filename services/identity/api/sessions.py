@@ -37,7 +37,7 @@ async def _reset_mfa(call: Call) -> web.StreamResponse:
 
 async def _change_password(call: Call) -> web.StreamResponse:
     body = call.body
-    await services(call).passwords.change(call.principal, body.old_password, body.password, address(call))
+    await services(call).passwords.change(call.principal, body.old_password, body.password, address())
     return web.Response(status=204)
 
 
@@ -47,7 +47,7 @@ async def _issue_reset(call: Call) -> web.StreamResponse:
 
 async def _reset_password(call: Call) -> web.StreamResponse:
     body = call.body
-    await services(call).passwords.reset(body.user_name, body.code, body.password, address(call))
+    await services(call).passwords.reset(body.user_name, body.code, body.password, address())
     return web.Response(status=204)
 
 

@@ -31,7 +31,7 @@ async def _token(call: Call) -> web.StreamResponse:
     if grant == "password":
         name, password = _required(form, "username"), _required(form, "password")
         tokens = await sign_in.by_password(
-            name, password, form.get("otp"), company, address(call), replaced=form.get("refresh_token")
+            name, password, form.get("otp"), company, address(), replaced=form.get("refresh_token")
         )
     elif grant == "refresh_token":
         tokens = await sign_in.by_refresh_token(_required(form, "refresh_token"), company)
@@ -39,7 +39,7 @@ async def _token(call: Call) -> web.StreamResponse:
         credentials = _client_credentials(call, form)
         if credentials is None:
             raise wrong_client()
-        tokens = await sign_in.by_client(*credentials, company, address(call))
+        tokens = await sign_in.by_client(*credentials, company, address())
     else:
         raise OAuthError("unsupported_grant_type", "Use password, refresh_token or client_credentials")
     return token_answer(tokens)
@@ -65,7 +65,7 @@ async def _introspecting_client(call: Call, form: Mapping[str, str]) -> tuple[st
     """The client that asks, by its secret or its token, and whether it may ask about tokens of others."""
     credentials = _client_credentials(call, form)
     if credentials is not None:
-        client = await services(call).sign_in.known_client(*credentials, address(call))
+        client = await services(call).sign_in.known_client(*credentials, address())
         return client.client_id, client.kind == "internal"
     principal = await authenticate(call.request, services(call).verifier)
     if principal.user_type != "client":
