@@ -167,6 +167,16 @@ async def administration(pool: asyncpg.Pool, caller: Principal | None = None) ->
         raise Invalid.field(*_REFUSED[error.constraint_name]) from None
 
 
+async def own_act(connection: Connection, somebody: User | Client | None, action: str, **details: Any) -> None:
+    """Write down what somebody did for himself, or tried to, in whichever company. None: under a name that nobody has;
+    it may be a password typed in the wrong field, and is not kept."""
+    if somebody is None:
+        await Act(connection, None, "").audit(action, None, **details)
+        return
+    name = somebody.user_name if isinstance(somebody, User) else somebody.name
+    await Act(connection, somebody.id, name).audit(action, somebody.id, somebody.company_ids, **details)
+
+
 async def current_user(connection: Connection, caller: Principal) -> User:
     """The person who calls, as the database knows him now, in the transaction that acts on it: what the guard has found
     current may have changed since. It answers 401 `token_stale`, and the next token says it right (U12)."""

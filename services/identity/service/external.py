@@ -18,7 +18,7 @@ import asyncpg
 from services.identity.domain import User
 from services.identity.oidc import SECONDS, External, Provider, ProviderRefused
 from services.identity.sealing import SealBroken, ticket_bytes, ticket_text
-from services.identity.service.acts import Act
+from services.identity.service.acts import own_act
 from services.identity.service.issuing import OAuthError, SessionIssuer, Tokens, opening
 from services.identity.store import factors as store
 from services.identity.store import users
@@ -118,9 +118,9 @@ class ExternalSignIn:
         if not linked:
             if not await store.link(connection, issuer, who.subject, user.id):
                 return None
-            await Act(connection, user.id, user.user_name).audit("external_login_linked", user.id, user.company_ids)
+            await own_act(connection, user, "external_login_linked")
         return user
 
     async def _note_failure(self) -> None:
         async with acquire(self._pool) as connection:
-            await Act(connection, None, "").audit("sign_in_failed", None, methods=_FEDERATED)
+            await own_act(connection, None, "sign_in_failed", methods=_FEDERATED)

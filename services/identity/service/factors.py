@@ -10,7 +10,7 @@ import asyncpg
 from services.identity import codes
 from services.identity.domain import User
 from services.identity.sealing import Sealer
-from services.identity.service.acts import Act, administration
+from services.identity.service.acts import Act, administration, own_act
 from services.identity.service.issuing import PASSWORD_AND_CODE
 from services.identity.service.persons import end_other_sessions, person, strengthen
 from services.identity.service.throttle import Throttle, account_name
@@ -41,7 +41,7 @@ async def accept_code(connection: Connection, sealer: Sealer, user: User, code: 
     digest = codes.code_hash(typed)
     if digest is None or not await store.use_recovery_code(connection, user.id, digest):
         return False
-    await Act(connection, user.id, user.user_name).audit("recovery_code_used", user.id, user.company_ids)
+    await own_act(connection, user, "recovery_code_used")
     return True
 
 
@@ -95,7 +95,7 @@ class SecondFactors:
             self._throttle.attempt(account_name(me.user.user_name), address, "totp_refused") as attempt,
             administration(self._pool, caller) as act,
         ):
-            attempt.by(me.user)
+            attempt.owner = me.user
             me = await person(act.connection, caller)
             me.require_recent()
             typed = codes.tidy(code)
@@ -122,7 +122,7 @@ class SecondFactors:
             self._throttle.attempt(account_name(me.user.user_name), address, "totp_refused") as attempt,
             administration(self._pool, caller) as act,
         ):
-            attempt.by(me.user)
+            attempt.owner = me.user
             me = await person(act.connection, caller)
             if await accept_code(act.connection, self._sealer, me.user, code):
                 attempt.succeeded()

@@ -19,7 +19,7 @@ import asyncpg
 
 from services.identity.domain import Company, User
 from services.identity.sealing import Sealer
-from services.identity.service.acts import Act, administration
+from services.identity.service.acts import Act, administration, own_act
 from services.identity.service.keys import active_key
 from services.identity.store import companies, sessions
 from services.identity.store.sessions import RefreshToken
@@ -171,7 +171,7 @@ class SessionIssuer:
 
     async def for_new_password(self, connection: Connection, user: User) -> Tokens:
         """The token for choosing a password of one's own, for whose is an initial one."""
-        await Act(connection, user.id, user.user_name).audit("password_change_begun", user.id, user.company_ids)
+        await own_act(connection, user, "password_change_begun")
         claims = replace(person_claims(user, None), role=PASSWORD_CHANGE, locations=())
         token = await self._signed(connection, claims, uuid4())
         return Tokens(token, self.issuer.seconds, None, scope=PASSWORD_CHANGE)

@@ -12,7 +12,7 @@ import asyncpg
 
 from services.identity.passkeys import SECONDS, BadCredential, RelyingParty, challenge_of, credential_id_of
 from services.identity.sealing import SealBroken
-from services.identity.service.acts import Act, administration
+from services.identity.service.acts import administration, own_act
 from services.identity.service.issuing import PASSKEY, SessionIssuer, Tokens, opening, wrong_credentials
 from services.identity.service.persons import end_other_sessions, person, strengthen
 from services.identity.store import factors as store
@@ -124,10 +124,7 @@ class Passkeys:
             pass
         async with acquire(self._pool) as connection:
             user = await users.user(connection, owner) if owner else None
-            actor = (user.id, user.user_name) if user else (None, "")
-            await Act(connection, *actor).audit(
-                "sign_in_failed", actor[0], user.company_ids if user else (), methods=PASSKEY
-            )
+            await own_act(connection, user, "sign_in_failed", methods=PASSKEY)
         raise wrong_credentials()
 
     async def _open(

@@ -12,7 +12,7 @@ import asyncpg
 from services.identity import codes
 from services.identity.domain import OWN_NAMES, TYPED_PASSWORD, User, nfkc
 from services.identity.passwords import Hasher
-from services.identity.service.acts import Act, administration
+from services.identity.service.acts import Act, administration, own_act
 from services.identity.service.password_rules import PasswordRules, names_around
 from services.identity.service.persons import person
 from services.identity.service.sessions import administered
@@ -51,7 +51,7 @@ class Passwords:
         encoded = found[1] if found else None
         name = account_name(me.user.user_name)
         async with self._throttle.attempt(name, address, "password_change_failed") as attempt:
-            attempt.by(me.user)
+            attempt.owner = me.user
             if len(old) <= TYPED_PASSWORD and await self._hasher.verify(encoded, nfkc(old)):
                 attempt.succeeded()
         if not attempt.right:
@@ -87,8 +87,7 @@ class Passwords:
         async with self._throttle.attempt(name, address, "password_reset_failed") as attempt:
             async with acquire(self._pool) as connection:
                 user, _ = await users.user_by_name(connection, name) or (None, None)
-                if user is not None:
-                    attempt.by(user)
+                attempt.owner = user
                 known = user is not None and await factors.reset_is_open(connection, user.id, digest)
             if user is not None and user.active and known:
                 attempt.succeeded()
@@ -100,9 +99,8 @@ class Passwords:
             fresh = await self._hasher.hash(await self._rules.check(password, names))
             async with administration(self._pool) as act:
                 if await factors.use_reset(act.connection, user.id, digest):
-                    own = Act(act.connection, user.id, user.user_name)
-                    await _set(own, user, fresh, but=None)
-                    await own.audit("password_reset", user.id, user.company_ids)
+                    await _set(act, user, fresh, but=None)
+                    await own_act(act.connection, user, "password_reset")
                     done = True
         if not done:
             raise Invalid.field("code", "wrong_code", "The user name or the code is not right, or the code has expired")

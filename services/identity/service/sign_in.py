@@ -13,7 +13,7 @@ import asyncpg
 
 from services.identity.domain import TYPED_PASSWORD, Client, User, nfkc
 from services.identity.passwords import Hasher
-from services.identity.service.acts import Act, administration
+from services.identity.service.acts import Act, administration, own_act
 from services.identity.service.factors import accept_code
 from services.identity.service.issuing import (
     PASSWORD,
@@ -74,8 +74,7 @@ class SignIn:
         async with self._throttle.attempt(name, address, "sign_in_failed", methods=PASSWORD) as attempt:
             async with acquire(self._pool) as connection:
                 user, encoded = await users.user_by_name(connection, name) or (None, None)
-            if user is not None:
-                attempt.by(user)
+            attempt.owner = user
             right = await self._right_password(encoded, password)
             if user is not None and user.active and right:
                 await self._ask_for_code(user, otp, attempt)
@@ -108,10 +107,7 @@ class SignIn:
             )
         if until > datetime.now(UTC):
             return await self._issuing.for_new_password(connection, user)
-        act = Act(connection, user.id, user.user_name)
-        await act.audit(
-            "sign_in_failed", user.id, user.company_ids, methods=PASSWORD, reason="initial_password_expired"
-        )
+        await own_act(connection, user, "sign_in_failed", methods=PASSWORD, reason="initial_password_expired")
         return None
 
     async def _ask_for_code(self, user: User, otp: str | None, attempt: Attempt) -> None:
@@ -153,7 +149,7 @@ class SignIn:
         # whom an administrative change locks after all others.
         async with administration(self._pool) as act:
             await act.withdraw_tokens(user.id)
-            await Act(act.connection, user.id, user.user_name).audit("refresh_token_reused", user.id, user.company_ids)
+            await own_act(act.connection, user, "refresh_token_reused")
         alert("refresh_token_reused", user_id=user.id)
         raise _wrong_token()
 
@@ -183,10 +179,9 @@ class SignIn:
             if "\0" not in client_id:  # A NUL is no text for the database.
                 async with acquire(self._pool) as connection:
                     client, right = await clients.client_by_id(connection, client_id, secret_hash(secret))
-                if client is not None:
-                    attempt.by(client)
-                    if right:
-                        attempt.succeeded()
+                attempt.owner = client
+                if right:
+                    attempt.succeeded()
         if client is None or not attempt.right:
             raise wrong_client()
         return client

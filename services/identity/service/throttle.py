@@ -20,12 +20,11 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 
 from services.identity.domain import Client, User, nfkc
-from services.identity.service.acts import Act
+from services.identity.service.acts import own_act
 from services.identity.store import failures
 from services.identity.store.failures import Limit
 from shared.address import network
@@ -52,14 +51,8 @@ class Attempt:
     right = False
     coded = False
     undecided = False
-    actor: tuple[UUID | None, str] = (None, "")
-    companies: tuple[UUID, ...] = ()
-
-    def by(self, somebody: User | Client) -> None:
-        """Whose account it is at, for the audit. A name that nobody has may be a password typed in the wrong field: it
-        is not kept."""
-        self.actor = (somebody.id, somebody.user_name if isinstance(somebody, User) else somebody.name)
-        self.companies = somebody.company_ids
+    owner: User | Client | None = None
+    """Whose account it is at, for the audit."""
 
     def succeeded(self, *, coded: bool = False) -> None:
         """`coded`: with a second factor."""
@@ -147,9 +140,8 @@ class Throttle:
         """The failure, and each wait that begins with it: by the account, the client, the address or everybody. What
         is refused during a wait was not tried; it is a request line."""
         async with acquire(self._pool) as connection, connection.transaction():
-            act = Act(connection, *attempt.actor)
-            await act.audit(failed, attempt.actor[0], attempt.companies, **details)
+            await own_act(connection, attempt.owner, failed, **details)
             for subject, seconds in waits.items():
                 if seconds:
                     of = subject.partition(":")[0]
-                    await act.audit("sign_in_locked", attempt.actor[0], attempt.companies, of=of, seconds=seconds)
+                    await own_act(connection, attempt.owner, "sign_in_locked", of=of, seconds=seconds)
