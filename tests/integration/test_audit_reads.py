@@ -44,12 +44,6 @@ async def reporting(databases: Databases) -> AsyncIterator[ReportingStack]:
         yield stack
 
 
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
-
-
 async def until(look: Callable[[], Awaitable[list[Any]]], count: int = 1) -> list[Any]:
     """What `look` finds, once it is so many; the queue is written within a second."""
     async with asyncio.timeout(2):

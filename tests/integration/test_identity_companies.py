@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +9,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.access.policy import catalogue
-from tests.support.databases import Databases
 from tests.support.identity import Answer, IdentityStack, same_but_request_id
 
 _numbers = count(1)
@@ -20,12 +18,6 @@ NEW = {
     "time_zone": "America/Chicago",
     "close_policy": "posting_date",
 }
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name(stem: str = "c") -> str:

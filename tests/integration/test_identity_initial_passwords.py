@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -22,12 +21,6 @@ from tests.support.second_factor import audited, enrol, grant, renew, run_sql
 
 _numbers = count(1)
 INITIAL, OWN = "handed over on paper", "seven purple lanterns"
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 async def newcomer(identity: IdentityStack, **constants: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -17,17 +16,10 @@ from hypothesis import strategies as st
 
 from services.identity.passkeys import BadCredential, RelyingParty, challenge_of, credential_id_of
 from tests.support.authenticator import Authenticator, b64, unb64
-from tests.support.databases import Databases
 from tests.support.identity import Answer, IdentityStack
 from tests.support.second_factor import App, audited, enrol, grant, renew, run_sql
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name(stem: str = "u") -> str:

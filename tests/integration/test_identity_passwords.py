@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
@@ -16,18 +15,11 @@ from hypothesis import strategies as st
 from services.identity.domain import check_password, nfkc
 from services.identity.passwords import Hasher, common_passwords
 from shared.errors import Invalid
-from tests.support.databases import Databases
 from tests.support.identity import PASSWORD, Answer, IdentityStack
 from tests.support.second_factor import audited, enrol, grant, renew, run_sql
 
 _numbers = count(1)
 NEW = "another good password"
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name() -> str:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
-from tests.support.databases import Databases
 from tests.support.identity import INTERNAL_SECRET, IdentityStack, same_but_request_id
 from tests.support.second_factor import audited, renew, run_sql
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 async def somebody(identity: IdentityStack) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -35,12 +34,6 @@ CLAIMS = {
     *("iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "user_name", "user_type", "role"),
     *("affiliation", "company_id", "locations", "authz_ver"),
 }
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name(stem: str = "u") -> str:

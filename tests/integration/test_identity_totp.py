@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from itertools import count
 from uuid import uuid4
 
@@ -23,12 +22,6 @@ from tests.support.identity import SECRETS_KEY, IdentityStack
 from tests.support.second_factor import App, audited, enrol, grant, renew, run_sql, time_passes
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name(stem: str = "u") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -12,16 +11,9 @@ import asyncpg
 import pytest
 
 from shared.access.policy import catalogue
-from tests.support.databases import Databases
 from tests.support.identity import PASSWORD, Answer, IdentityStack, same_but_request_id
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 def name(stem: str = "user") -> str:

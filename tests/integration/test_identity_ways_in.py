@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.support.identity import OPERATOR_PASSWORD, Answer, IdentityStack
 from tests.support.second_factor import App, enrol, grant, renew, run_sql
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
-    async with IdentityStack.fresh(databases) as stack:
-        yield stack
 
 
 async def company(identity: IdentityStack) -> str:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import orjson
-import pytest
 
 from shared.access.policy import EMR_CLIENT
-from tests.support.databases import Databases
 from tests.support.emr import BATCH, emr_event, emr_payment
 from tests.support.ledger import LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def test_an_emr_client_sees_its_own_feeds_and_nothing_else(stack: LedgerStack) -> None:

@@ -10,19 +10,7 @@ import pytest
 
 from services.ledger.service import Ledger
 from shared.errors import Unavailable
-from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
+from tests.support.ledger import Company
 
 
 async def send_lines(company: Company, *lines: Any) -> list[Any]:

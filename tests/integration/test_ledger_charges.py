@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import pytest
-
-from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack, fold, instant
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
+from tests.support.ledger import Company, fold, instant
 
 
 async def test_a_charge_document(company: Company) -> None:

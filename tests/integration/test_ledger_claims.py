@@ -13,7 +13,6 @@ Decided here where the rules are silent:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -26,16 +25,9 @@ from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.x12.acknowledgements import Acknowledgement, read
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_answers import Told, ack_999, closed, interchange, status_277
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -12,22 +12,14 @@ Decided here where the rules are silent:
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import CHARGES, PAYMENTS, TOTALLED, agree, row, sent, table, total_row, upload
-from tests.support.databases import Databases
 from tests.support.feed_work import retried, true
 from tests.support.ledger import Company, LedgerStack, clinic_of, counts
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

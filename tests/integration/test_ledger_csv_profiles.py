@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.support.csv_files import CHARGES, PAYMENTS, agree, row, sent, table, upload
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, clinic_of, counts
 from tests.support.owners import ROOT
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -10,23 +10,15 @@ Decided here where the rules are silent:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.emr import BATCH, HOSTILE, Emr, changed
 from tests.support.ledger import (
     LedgerStack,
 )
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

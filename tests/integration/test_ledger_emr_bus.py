@@ -22,15 +22,8 @@ from shared.bus import EMR_FEED, Bus, Message, Outcome
 from shared.errors import Unavailable
 from shared.ids import NO_COMPANY
 from shared.loopback import LoopbackBus
-from tests.support.databases import Databases
 from tests.support.emr import HOSTILE, Emr, changed, emr_event, emr_payment, message
 from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, fold
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ Decided here where the rules are silent:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -18,15 +18,8 @@ import orjson
 import pytest
 
 from shared.ids import INTEGRATION_POSTER_ID
-from tests.support.databases import Databases
 from tests.support.emr import Emr, emr_event, emr_payment
 from tests.support.ledger import LedgerStack, clinic_of, fold, patient_body
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

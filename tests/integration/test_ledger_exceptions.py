@@ -7,14 +7,12 @@ the retry is posted.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from services.ledger.feeds import emr as emr_feed
-from tests.support.databases import Databases
 from tests.support.emr import Emr
 from tests.support.feed_work import (
     charge_of,
@@ -31,17 +29,6 @@ from tests.support.feed_work import (
 )
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_builder import x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 @pytest.fixture

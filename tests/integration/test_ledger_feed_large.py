@@ -5,26 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from datetime import date, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
 
 ROOT = Path(__file__).resolve().parents[2]
 LATEST = 2.0
 """Seconds that somebody else's first posting may be delayed."""
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 def giant(claims: int, lines: int = 4) -> bytes:

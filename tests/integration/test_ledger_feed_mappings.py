@@ -7,14 +7,12 @@ nobody can draw another's events to himself.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from shared.bus import Outcome
-from tests.support.databases import Databases
 from tests.support.emr import BATCH, Emr
 from tests.support.feed_work import (
     check,
@@ -29,17 +27,6 @@ from tests.support.feed_work import (
     unknown,
 )
 from tests.support.ledger import Company, LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 @pytest.fixture

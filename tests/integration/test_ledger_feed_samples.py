@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import read, survey
-from tests.support.databases import Databases
 from tests.support.ledger import COUNTS, Company, LedgerStack, fold
 from tests.support.x12_samples import SAMPLES, Row, manifest, needs_samples
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 def content(row: Row) -> bytes:

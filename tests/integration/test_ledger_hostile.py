@@ -8,7 +8,6 @@ business 38-46).
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,19 +17,12 @@ import orjson
 import pytest
 from yarl import URL
 
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, patient_body
 
 MARK = "Zyzzyva"
 """Stands in whatever is sent; it must not come back."""
 SOME_ID = "0196f0c5-0000-7000-8000-000000000001"
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @dataclass(slots=True)

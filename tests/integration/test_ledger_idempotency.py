@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import orjson
 import pytest
 
-from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
+from tests.support.ledger import Company
 
 
 async def test_the_same_key_and_body_give_the_first_answer_again(company: Company) -> None:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import true
 from tests.support.ledger import Company, LedgerStack
 from tests.support.mixed_day import Day, Delivery
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def arrived(day: Day, one: Delivery) -> None:

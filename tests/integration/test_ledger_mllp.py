@@ -23,12 +23,6 @@ from tests.support.hl7_messages import codes, ft1, message, sample
 from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of
 
 
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
 @pytest.fixture
 async def company(stack: LedgerStack) -> AsyncIterator[Company]:
     """A company for whom the sender of the samples writes; nobody's afterwards."""

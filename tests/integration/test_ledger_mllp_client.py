@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import hl7
-import pytest
 from hl7.client import MLLPClient
 
 from services.ledger.feeds.hl7.reader import read
 from tests.integration.test_ledger_mllp import listening, posted
-from tests.support.databases import Databases
 from tests.support.hl7_messages import ft1, message
 from tests.support.hl7_samples import COPIED
 from tests.support.ledger import LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 def a_days_messages(rng: random.Random) -> list[bytes]:

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, patient_body
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
-
 
 PARTIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "patients": (

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
-from tests.support.databases import Databases
-from tests.support.ledger import Company, LedgerStack, fold, instant
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
+from tests.support.ledger import Company, fold, instant
 
 
 async def test_a_payment_document_and_everything_it_became(company: Company) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -25,21 +25,9 @@ from shared.amqp.dead_letters import dead_letters
 from shared.bus import EMR_FEED, Message, Outcome
 from shared.errors import Unavailable
 from shared.ids import NO_COMPANY
-from tests.support.databases import Databases
 from tests.support.emr import Emr, message
 from tests.support.feed_work import retried, the_exception, true
 from tests.support.ledger import Company, LedgerStack
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 @pytest.fixture

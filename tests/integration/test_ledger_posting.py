@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,16 +12,9 @@ import pytest
 
 from services.ledger import queries, store
 from services.ledger.posting import post_batch
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, fold
 from tests.support.ledger_acts import Clerk
 from tests.support.posting import check, command, some_payer
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.mark.parametrize("seed", range(6))

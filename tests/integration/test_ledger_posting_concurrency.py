@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,15 +18,8 @@ from services.ledger.posting import Verdict, post_batch
 from services.ledger.store import ROLE
 from shared.db import KEYED_PLANS, create_pool
 from shared.errors import NotFound, Unavailable
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack
 from tests.support.posting import check, command, gapless, some_charge, some_payer
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def test_eight_writers_on_one_charge_never_apply_more_than_it_owes(stack: LedgerStack) -> None:

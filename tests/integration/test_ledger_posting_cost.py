@@ -17,16 +17,8 @@ from services.ledger import store
 from services.ledger.domain import commands as acts
 from services.ledger.poster import Poster
 from services.ledger.posting import post_batch
-from tests.support.databases import Databases
 from tests.support.ledger import LedgerStack
 from tests.support.posting import check, command, some_charge, some_payer
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
 
 STATEMENTS_PER_BATCH = ["load_books", "append_books"]
 

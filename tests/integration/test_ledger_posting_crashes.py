@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -15,18 +15,10 @@ import pytest
 
 from shared.crash import POINTS
 from shared.errors import Unavailable
-from tests.support.databases import Databases
 from tests.support.ledger import LedgerStack, fold
 from tests.support.ledger_crash import payment_command
 from tests.support.owners import ROOT
 from tests.support.posting import check, command, gapless, some_charge, some_payer
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
 
 LEDGER_POINTS = [name for name in POINTS if name.startswith("ledger.")]
 

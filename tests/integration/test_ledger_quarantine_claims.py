@@ -8,7 +8,6 @@ Decided here where the rules are silent:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -16,7 +15,6 @@ from uuid import UUID
 import pytest
 
 from shared.ids import INTEGRATION_POSTER_ID
-from tests.support.databases import Databases
 from tests.support.feed_work import (
     PAID,
     charge_of,
@@ -30,17 +28,6 @@ from tests.support.feed_work import (
 )
 from tests.support.ledger import Company, LedgerStack, together
 from tests.support.x12_builder import ClaimPayment, Service, x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 async def the_receipt(company: Company) -> Any:

@@ -14,28 +14,15 @@ Decided here where the rules are silent:
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 
 from shared.bus import Outcome
 from shared.ids import INTEGRATION_POSTER_ID, NO_COMPANY
-from tests.support.databases import Databases
 from tests.support.emr import BATCH, Emr, emr_event, emr_payment
 from tests.support.feed_work import feed_now, register_clinic, retried, the_exception, true, unknown
 from tests.support.ledger import Company, LedgerStack, together
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 @pytest.fixture

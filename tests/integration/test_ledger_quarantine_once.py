@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import intake
 from services.ledger.feeds.intake import Feed
 from shared.ids import uuid7
-from tests.support.databases import Databases
 from tests.support.ledger import LedgerStack
 
 RAWS = [
@@ -30,12 +25,6 @@ RAWS = [
     "x" * 100_000,
 ]
 """Among them what `decode(..., 'escape')` would take for escapes."""
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def test_what_differs_in_a_byte_is_kept_and_what_comes_again_is_not(stack: LedgerStack) -> None:

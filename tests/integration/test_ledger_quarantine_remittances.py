@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from services.ledger.feeds import remittances
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from tests.support.databases import Databases
 from tests.support.feed_work import (
     charge_of,
     check,
@@ -24,17 +22,6 @@ from tests.support.feed_work import (
 )
 from tests.support.ledger import Company, LedgerStack, together
 from tests.support.x12_builder import x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 async def set_npis(company: Company, *npis: str) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -26,18 +25,11 @@ import pytest
 
 from shared.bus import Outcome
 from shared.ids import NO_COMPANY
-from tests.support.databases import Databases
 from tests.support.emr import Emr, emr_event
 from tests.support.feed_work import retried, the_exception, true
 from tests.support.ledger import Company, LedgerStack, clinic_of
 
 DAY = "2026-01-06"
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

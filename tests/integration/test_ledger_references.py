@@ -3,14 +3,12 @@ a whole statement at once (migration 0017)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack
 
 CHARGE = "case n when 2 then $4::uuid else $2::uuid end"
@@ -23,12 +21,6 @@ LINE = (
     "insert into remittance_line (company_id, line_key, payment_id, charge_id, version)"
     f" select $1, 'L-' || n, {PAYMENT}, {CHARGE}, 1000000 from generate_series(1, 3) n"
 )
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def books(stack: LedgerStack) -> tuple[Company, UUID, UUID]:

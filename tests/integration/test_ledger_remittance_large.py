@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date, timedelta
 from uuid import uuid4
@@ -17,22 +16,10 @@ from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
-from tests.support.databases import Databases
 from tests.support.feed_work import charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import proven, sent
 from tests.support.x12_builder import Payment, ProviderLevel, x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 def large(claims: int, name: str, lines: int = 4) -> Payment:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import date
 from uuid import uuid4
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven, sent
 from tests.support.x12_builder import Service, x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 async def test_the_location_is_the_one_that_all_matched_charges_share(company: Company) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date
 from itertools import permutations
@@ -12,17 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack, fold
 from tests.support.x12_builder import ClaimPayment, Payment, ProviderLevel, Service, Syntax, x12_file
 
 DAY = "2026-01-05"
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -9,26 +9,13 @@ Decided here where the rules are silent, always in favour of "never lose or inve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import DAY, charge_of, check, claim, service
-from tests.support.ledger import Company, LedgerStack
+from tests.support.ledger import Company
 from tests.support.remittances import charges_now, figures, proven, sent
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 async def two_lines(company: Company, account: str, *, second_code: str = "97140", **fields: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import date
 from functools import partial
 from itertools import permutations
@@ -24,7 +24,6 @@ from typing import Any
 import pytest
 
 from services.ledger.store import MIGRATIONS
-from tests.support.databases import Databases
 from tests.support.drop import Drop
 from tests.support.feed_work import charge_of, check, claim, service, true
 from tests.support.fhir_builder import Raw, body, bundle, detail, notice, patient, reconciliation
@@ -34,12 +33,6 @@ from tests.support.x12_builder import Payment, x12_file
 TRACE = "EFT-900"
 NAME = "Example Health"
 Step = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

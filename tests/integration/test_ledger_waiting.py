@@ -15,7 +15,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ import pytest
 from services.ledger import store
 from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import CHARGES, agree
-from tests.support.databases import Databases
 from tests.support.drop import Drop, ended, process
 from tests.support.emr import Emr
 from tests.support.feed_work import true
@@ -34,12 +33,6 @@ from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, counts
 
 Step = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

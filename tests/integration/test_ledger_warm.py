@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -19,17 +19,10 @@ from services.ledger.domain.wants import Wants
 from services.ledger.poster import Poster
 from services.ledger.posting import Verdict, post_batch
 from services.ledger.warm import WarmBooks
-from tests.support.databases import Databases
 from tests.support.ledger import Company, LedgerStack
 from tests.support.ledger_acts import Clerk
 
 BOX = acts.Actor(UUID(int=7), "practice")
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

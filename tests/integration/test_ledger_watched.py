@@ -19,7 +19,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,18 +30,11 @@ from services.ledger.feeds import files, watched, watched_folders
 from shared.config import Config
 from shared.errors import Unavailable
 from tests.support.csv_files import PAYMENTS, TOTALLED, agree, row, table, total_row
-from tests.support.databases import Databases
 from tests.support.drop import Drop, ended, process
 from tests.support.feed_work import charge_of, check, claim, service, true
 from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import Company, LedgerStack, counts
 from tests.support.x12_builder import x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,18 +16,11 @@ from services.ledger.api.feeds import take_up_abandoned
 from services.ledger.feeds import intake
 from services.ledger.feeds.fhir_input import MAX_BYTES, FhirInput
 from services.ledger.feeds.intake import Feed
-from tests.support.databases import Databases
 from tests.support.drop import Drop, ended, process
 from tests.support.feed_work import true
 from tests.support.fhir_builder import Raw, body, bundle, charge_item, concept, detail, notice, patient, reconciliation
 from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import FEED_TYPES, LedgerStack, clinic_of, counts
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""What most tests of a service begin with; a module that wants it otherwise has a fixture of its own by that name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.databases import Databases
+from tests.support.identity import IdentityStack
+from tests.support.ledger import Company, LedgerStack
+
+
+@pytest.fixture(scope="module")
+async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
+    """A running ledger on a database of the module's own."""
+    async with LedgerStack.fresh(databases) as running:
+        yield running
+
+
+@pytest.fixture
+async def company(stack: LedgerStack) -> Company:
+    """One with two locations, and empty books."""
+    return await stack.company(locations=2)
+
+
+@pytest.fixture(scope="module")
+async def identity(databases: Databases) -> AsyncIterator[IdentityStack]:
+    """A running identity on a database of the module's own."""
+    async with IdentityStack.fresh(databases) as running:
+        yield running
