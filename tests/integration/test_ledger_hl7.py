@@ -174,6 +174,24 @@ async def test_a_line_sent_again_repeats_or_conflicts_unless_replacement_is_agre
     assert (await charges(company))["TX1"]["status"] == "void"
 
 
+async def test_a_senders_own_transaction_types_are_agreed_with_him(stack: LedgerStack) -> None:
+    company = await stack.company()
+    content = message(ft1("C", "TX1", "120.00"), ft1("P", "TX2", "20.00", code="CASH"), control_id="K1")
+    refused = await send(company, content)
+    assert codes(refused.raw) == ["AE"]
+    assert await counts(company, refused) == (2, 0, 0, 0, 2)
+    path = f"/v1/feed-profiles/{quote(SOURCE)}"
+    for kinds in ({"C": "XX"}, {"": "CG"}, {"C": ""}, ["CG"]):
+        answer = await company.send("PUT", path, {"kinds": kinds}, key="")
+        assert (answer.status, [e["field"].split(".")[0] for e in answer.body["errors"]]) == (422, ["kinds"])
+    agreed = await company.send("PUT", path, {"kinds": {"C": "CG", "P": "PY"}}, key="")
+    assert (agreed.status, (await company.get(path))["kinds"]) == (200, {"C": "CG", "P": "PY"})
+    assert await counts(company, await send(company, content)) == (2, 2, 0, 0, 0)
+    assert (await charges(company))["TX1"]["amount_cents"] == 12_000
+    (payment,) = (await company.get("/v1/payments"))["items"]
+    assert payment["amount_cents"] == 2_000
+
+
 async def test_adjustments_find_their_charge(stack: LedgerStack) -> None:
     company = await stack.company()
     early = message(ft1("AJ", "AJ1", "-40.00", code="CO45", f31="TX1"), control_id="A1")

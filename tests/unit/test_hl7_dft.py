@@ -179,6 +179,17 @@ def test_a_day_is_the_senders(text: str, day: date) -> None:
     assert only(ft1(f4=text)).service_date == day
 
 
+def test_a_senders_own_transaction_types_are_those_that_were_agreed() -> None:
+    """Table 0017 is user-defined: the sender's own word is matched as it is written, and before the table."""
+    agreed = Profile(kinds=(("C", "CG"), ("CO", "AJ"), ("c", "CD"), ("P", "PY")))
+    found = [only(ft1(code), profile=agreed) for code in ("C", "c", "P", "CO", "cg", "AJ")]
+    assert [one.kind for one in found] == ["CG", "CD", "PY", "AJ", "CG", "AJ"]
+    assert (found[0].procedure, found[0].void) == ("97110", False)
+    assert found[1].void
+    assert problems(ft1("p"), profile=agreed) == [("unknown_kind", "FT1", 1, 6)]
+    assert problems(ft1("C")) == [("unknown_kind", "FT1", 1, 6)], "nothing was agreed"
+
+
 def test_the_code_is_where_the_sender_puts_it() -> None:
     assert only(ft1(f7="97110", f25="")).procedure == "97110"
     assert only(ft1(f7="", f25="97110^EXERCISE")).procedure == "97110"

@@ -74,6 +74,9 @@ class Profile:
     """MSH-11.1, table 0103. Training and debugging messages must never post."""
     adjustments: Literal["negative_reduces", "positive_reduces"] = "negative_reduces"
     """The sign of an AJ that writes something off."""
+    kinds: tuple[tuple[str, Kind], ...] = ()
+    """The sender's own transaction types (FT1-6) with ours: table 0017 is user-defined. They are matched as they are
+    written, and before the table."""
     methods: tuple[tuple[str, str], ...] = ()
     """The sender's own payment codes (FT1-7) with their methods; others are told by the words in them."""
 

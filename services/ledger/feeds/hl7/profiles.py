@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from services.ledger.feeds.hl7.model import Profile, Void, address
+from services.ledger.feeds.hl7.model import Kind, Profile, Void, address
 from services.ledger.wire import Method
 from shared.fields import Body, Line
 
@@ -35,6 +35,7 @@ class ProfileIn(Body):
     missing_amount: Literal["refuse", "fee_schedule"] = _DEFAULT.missing_amount
     processing_ids: Annotated[list[ProcessingId], Field(min_length=1, max_length=3)] = Field(default=["P"])
     adjustments: Literal["negative_reduces", "positive_reduces"] = _DEFAULT.adjustments
+    kinds: Annotated[dict[Line, Kind], Field(max_length=100)] = Field(default_factory=dict)
     methods: Annotated[dict[Line, Method], Field(max_length=200)] = Field(default_factory=dict)
 
     def profile(self) -> Profile:
@@ -45,5 +46,6 @@ class ProfileIn(Body):
             missing_amount=self.missing_amount,
             processing_ids=frozenset(self.processing_ids),
             adjustments=self.adjustments,
+            kinds=tuple(sorted(self.kinds.items())),
             methods=tuple(sorted(self.methods.items())),
         )

@@ -59,9 +59,10 @@ class Transactions:
     ) -> Transaction | None:
         """The FT1 at this place in the message; None with problems."""
         text = ft1.text
-        kind = text(6).upper()
+        kind = dict(self.profile.kinds).get(text(6), text(6).upper())
         if kind not in _KINDS:
-            self._problem("unknown_kind", place, 6, "The transaction type is not in table 0017")
+            detail = "The transaction type is neither in table 0017 nor agreed with this sender"
+            self._problem("unknown_kind", place, 6, detail)
             return None
         faultless = len(self.problems)
         transaction_id = check_key(self.problems, text(2), "FT1", place, 2)
