@@ -129,6 +129,17 @@ def line(number: int, net: str = "120.00", code: str = "97110", **changes: Any) 
 # ---- charges
 
 
+async def test_a_page_of_a_search_is_counted_entry_by_entry(stack: LedgerStack) -> None:
+    sender = await Sender.made(stack)
+    page = bundle(sender.charge_item(), patient(), sender.claim(), kind="searchset")
+    page["entry"][1]["search"] = page["entry"][2]["search"] = {"mode": "include"}
+    feed = await sender.feed(page)
+    assert [feed[name] for name in COUNTS] == [3, 1, 0, 2, 0]
+    assert await sender.charges() == {"C-77": [("97110", 12_000, 12_000)]}
+    again = await sender.feed(bundle(sender.charge_item(), patient(), kind="collection"))
+    assert [again[name] for name in COUNTS] == [2, 0, 1, 1, 0]
+
+
 async def test_a_charge_item(stack: LedgerStack) -> None:
     sender = await Sender.made(stack)
     assert await sender.send(sender.charge_item()) == (1, 1, 0, 0, 0)
@@ -676,7 +687,7 @@ UNREADABLE = {
     "unknown type": (b'{"resourceType":"Chargeitem"}', 422, "unknown_resource"),
     "only a patient": (body(patient()), 422, "unsupported_resource"),
     "empty bundle": (body(bundle()), 422, "nothing_known"),
-    "search result": (body(bundle(patient(), kind="searchset")), 422, "unsupported_bundle"),
+    "history": (body(bundle(patient(), kind="history")), 422, "unsupported_bundle"),
     "bundle of nothing known": (body(bundle({"resourceType": "Chargeitem"})), 422, "unknown_resource"),
     "entry that is a number": (b'{"resourceType":"Bundle","type":"batch","entry":[1,null]}', 422, "missing_resource"),
     "too many": (

@@ -125,6 +125,33 @@ def test_invoice() -> None:
     assert codes(invoice(lineItem=[], totalGross=money("85.01"))) >= {"missing_lines"}
 
 
+def searched(hits: list[dict[str, Any]], *others: dict[str, Any], mode: str = "include") -> dict[str, Any]:
+    """A page of search results, as servers answer: hits with or without a mode, and what was asked for beside them."""
+    found = bundle(*hits, *others, kind="searchset")
+    for place, entry in enumerate(found["entry"]):
+        entry["search"] = {"mode": mode} if place >= len(hits) else {"mode": "match", "score": 1} if place % 2 else {}
+    return {**found, "total": 400, "link": [{"relation": "next", "url": "https://emr.example/fhir?page=2"}]}
+
+
+def test_of_a_search_the_hits_are_posted_and_the_rest_is_only_referred_to() -> None:
+    page = searched([charge_item(), charge_item(id="ci2", identifier=None)], patient(), claim())
+    found = list(outcomes(body(page)))
+    assert [one.state for one in found] == ["facts", "facts", "ignored", "ignored"]
+    assert {one.reason for one in found[2:]} == {"search_include"}
+    assert charge(page).patient == JANE, "who is referred to is found among the others"
+    told = searched([charge_item()], {"resourceType": "OperationOutcome", "issue": []}, mode="outcome")
+    assert [one.state for one in outcomes(body(told))] == ["facts", "ignored"]
+
+
+def test_what_a_search_only_shows_takes_the_place_of_nothing() -> None:
+    """An invoice or reconciliation beside the hits is not posted, so what it covers must be."""
+    line = invoice_line("99.00", chargeItemCodeableConcept=None, chargeItemReference={"reference": "ChargeItem/ci1"})
+    assert charge(searched([charge_item()], invoice(line), patient())).amount_cents == 120_00
+    assert charge(searched([invoice(line)], charge_item(None), patient())).amount_cents == 99_00
+    told = notice(payment={"reference": "PaymentReconciliation/pr1"})
+    assert payment(searched([told], reconciliation(), claim(), patient())).amount_cents == 25_00
+
+
 def test_charge_item_and_its_invoice_are_one_charge() -> None:
     line = invoice_line("99.00", chargeItemCodeableConcept=None, chargeItemReference={"reference": "ChargeItem/ci1"})
     both = bundle(charge_item(None), invoice(line), patient())
@@ -385,7 +412,7 @@ def test_no_currency_is_the_dollar() -> None:
         ),
         ({"resourceType": "Patient"}, ("unsupported_resource", "Patient")),
         ({"resourceType": "Claims"}, ("unknown_resource", "")),
-        ({"resourceType": "Bundle", "type": "searchset"}, ("unsupported_bundle", "Bundle")),
+        ({"resourceType": "Bundle", "type": "history"}, ("unsupported_bundle", "Bundle")),
         (bundle({"resourceType": "Bundle"}), ("unsupported_resource", "Bundle.entry[0].resource")),
         (bundle({"resourceType": "claim"}), ("unknown_resource", "Bundle.entry[0].resource")),
         (bundle(claim(total=money("1.00"))), ("unbalanced", "Bundle.entry[0].resource.total")),

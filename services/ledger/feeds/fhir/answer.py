@@ -19,6 +19,7 @@ _REASONS: Final = {
     "estimate": "An authorization or estimate, not for posting",
     "billed_by_invoice": "An invoice in the same input bills this charge item",
     "reported_by_reconciliation": "A reconciliation in the same input brings this payment",
+    "search_include": "The search returned it for others to refer to",
     "nothing_to_post": "It has no line",
 }
 

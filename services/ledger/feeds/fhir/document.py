@@ -19,16 +19,23 @@ _NAMES_KEPT: Final = 20
 class Document:
     """The resources of one input by their names. A name that two of them bear names neither."""
 
-    def __init__(self, entries: Sequence[tuple[str, Raw]], aliases: Collection[str] = ()) -> None:
+    def __init__(
+        self, entries: Sequence[tuple[str, Raw]], aliases: Collection[str] = (), accompanying: Sequence[Raw] = ()
+    ) -> None:
         self.aliases = aliases
         """Procedure codes of the sender's own that count beside CPT and HCPCS."""
         self._by_name: dict[str, Raw | None] = {}
         self._loaded: dict[tuple[int, type[BaseModel]], BaseModel | None] = {}
-        self._invoices = [entry for entry in entries if _is_billing(entry[1])]
+        self._accompanying = {id(raw) for raw in accompanying}
+        self._invoices = [entry for entry in entries if _is_billing(entry[1]) and self.speaks(entry[1])]
         for full_url, raw in entries:
             own = f"{raw.get('resourceType')}/{raw['id']}" if isinstance(raw.get("id"), str) else ""
             for name in {full_url, own} - {""}:
                 self._by_name[name] = None if name in self._by_name else raw
+
+    def speaks(self, raw: Raw) -> bool:
+        """Whether a resource is posted itself, and not only here for others to refer to."""
+        return id(raw) not in self._accompanying
 
     def target(self, reference: Reference | None, raw: Raw, full_url: str = "") -> Raw | None:
         """What a reference inside `raw` points at, if that is in the input."""

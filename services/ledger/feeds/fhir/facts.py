@@ -75,6 +75,8 @@ def _key(item: Item, resource: Resource, found: list[Issue]) -> str:
 
 def understand(item: Item) -> Outcome:
     """What becomes of one resource."""
+    if item.accompanies:
+        return Outcome(item.index, item.path, item.kind, "ignored", reason="search_include")
     if item.issues:
         return _refused(item, list(item.issues))
     resource = item.resource

@@ -75,7 +75,8 @@ def notice(item: Item, resource: PaymentNotice, found: list[Issue]) -> Built:
     path = item.path
     amount = values.charge_cents(resource.amount, f"{path}.amount", found)
     reported = item.document.target(resource.payment, item.raw, item.full_url)
-    if reported is not None and reported.get("resourceType") == "PaymentReconciliation":
+    is_reconciliation = reported is not None and reported.get("resourceType") == "PaymentReconciliation"
+    if reported is not None and is_reconciliation and item.document.speaks(reported):
         return Built((), amount or 0, "reported_by_reconciliation")
     when = values.day(resource.paymentDate or resource.created, f"{path}.paymentDate", found)
     patient = _payer_of(item, resource, found)

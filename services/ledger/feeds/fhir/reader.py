@@ -35,7 +35,7 @@ ACCEPTED: Final[dict[str, type[Resource]]] = {
 PATIENT_COPIES: Final = frozenset(("Account", "ClaimResponse", "Coverage", "ExplanationOfBenefit"))
 """They repeat for somebody else what is posted from other resources (HL7: "not for posting")."""
 MAX_ENTRIES: Final = 10_000
-BUNDLES: Final = ("batch", "collection", "message", "transaction")
+BUNDLES: Final = ("batch", "collection", "message", "searchset", "transaction")
 OTHERS: Final = frozenset(
     re.findall(
         r"\w+",
@@ -77,6 +77,8 @@ class Item:
     document: Document
     resource: Resource | None = None
     issues: tuple[Issue, ...] = ()
+    accompanies: bool = False
+    """It is no hit of the search, and is here only for the others to refer to."""
 
 
 class _Refused(ValueError):
@@ -103,11 +105,14 @@ def read(body: bytes, aliases: Collection[str] = ()) -> Iterator[Item]:
         yield Item(0, "Bundle", "Bundle", "", {}, Document(()), issues=(Issue("too_many", "Bundle.entry"),))
         return
     named = [(_full_url(entry), resource) for entry in entries if (resource := _resource(entry))]
-    document = Document(named, aliases)
+    found_for = [resource for entry in entries if _accompanies(root, entry) and (resource := _resource(entry))]
+    document = Document(named, aliases, found_for)
     for index, entry in enumerate(entries):
         path = f"Bundle.entry[{index}]"
         fault = _entry_fault(entry)
-        if fault:
+        if _accompanies(root, entry):
+            yield Item(index, f"{path}.resource", "", "", {}, document, accompanies=True)
+        elif fault:
             raw = entry if isinstance(entry, dict) else {}
             yield Item(index, path, "", "", raw, document, issues=(Issue(fault, path),))
         else:
@@ -149,6 +154,12 @@ def _no_constant(_: str) -> Any:
 def _resource(entry: Any) -> Raw | None:
     resource = entry.get("resource") if isinstance(entry, dict) else None
     return resource if isinstance(resource, dict) else None
+
+
+def _accompanies(root: Raw, entry: Any) -> bool:
+    """Whether a search returned it beside what it was for (FHIR 3.1.1.5, Bundle.entry.search.mode)."""
+    search = entry.get("search") if isinstance(entry, dict) and root.get("type") == "searchset" else None
+    return isinstance(search, dict) and search.get("mode") in ("include", "outcome")
 
 
 def _full_url(entry: Raw) -> str:
