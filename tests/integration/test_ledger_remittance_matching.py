@@ -181,6 +181,25 @@ async def test_a_line_that_another_check_repeats_is_applied_once(company: Compan
     assert (await company.sums())["unapplied_cents"] == 4_000
 
 
+async def test_a_negative_claim_that_does_not_say_it_is_a_reversal_is_called_that(company: Company) -> None:
+    """Under status 1 and the same number it repeats nothing; whether it takes back, CLP02 should have said."""
+    charge = await charge_of(company, "A")
+    await sent(company, check(claim("A", service(), icn="ICN-1")))
+    back = Service(charge_cents=-10_000, adjustments=(("CO", "45", -2_000),))
+    levels = [ProviderLevel(reason="FB", cents=-8_000)]
+    await sent(company, check(claim("A", back, icn="ICN-1"), provider_level=levels))
+    (row,) = await company.exceptions()
+    assert (row["reason"], row["detail"]["claim_status"], row["detail"]["paid_cents"]) == (
+        "unmarked_reversal",
+        "1",
+        -8_000,
+    )
+    assert figures((await charges_now(company, [charge]))[0]) == (8_000, 2_000, 0, 0)
+    await sent(company, check(claim("A", back, icn="ICN-1", status="22"), provider_level=levels))
+    assert figures((await charges_now(company, [charge]))[0]) == (0, 0, 10_000, 0)
+    await proven(company)
+
+
 async def test_provider_level_amounts_beside_claims(company: Company) -> None:
     await charge_of(company, "A")
     rows = (ProviderLevel(reason="WO", cents=1_500, reference="old"), ProviderLevel(reason="L6", cents=-25))

@@ -23,7 +23,7 @@ from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
 from shared.ids import uuid7
 
-_DENIED = "4"
+_DENIED, _REVERSAL = "4", "22"
 _GROUPS = ("CO", "PR", "OA", "PI")
 _PRIOR_PAYER = ("OA", "23")
 """What earlier payers paid and wrote off: posted when their own remittance came."""
@@ -128,7 +128,8 @@ def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) 
     charge, paid = match.charge, match.line.paid_cents
     # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
     if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
-        return _miss("duplicate_line", match, charge)
+        taken_back = min(match.line.charge_cents, paid) < 0 and match.claim.status != _REVERSAL
+        return _miss("unmarked_reversal" if taken_back else "duplicate_line", match, charge)
     if paid > charge.balance_cents or -paid > charge.applied_cents:
         return _miss("over_applied", match, charge)
     return None
