@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Ty
 
 from services.ledger.domain.feed_acts import EmrDocument, EmrPerson
 from services.ledger.domain.later_acts import EmrTotals
+from services.ledger.feeds.charges import brought
 from services.ledger.feeds.event_data import (
     EXTERNAL_ID,
     ChargeData,
@@ -147,7 +148,7 @@ def _canonical(value: Any, field: str) -> str:
 
 
 def _document(one: Envelope, data: Any, content_hash: bytes) -> EmrDocument:
-    withheld, kind = _withheld(data), one.type.split(".")[1]
+    kind = one.type.split(".")[1]
     person = getattr(data, "patient", None)
     return EmrDocument(
         source=one.source,
@@ -157,37 +158,25 @@ def _document(one: Envelope, data: Any, content_hash: bytes) -> EmrDocument:
         clinic=data.emr_clinic_id,
         content_hash=content_hash,
         deleted=isinstance(data, DeletedPayment | DeletedCharge),
-        withheld=withheld,
         person=person and EmrPerson(person.account_number, person.first_name, person.last_name, person.date_of_birth),
-        words=None if withheld else _words(data),
+        **_brings(data),
     )
 
 
-def _withheld(data: Any) -> str | None:
-    """Why this state of a payment brings no money: internal payments never flow, and nothing is nothing."""
+def _brings(data: Any) -> dict[str, Any]:
+    """What this state brings into the books; internal payments never flow, and a deletion brings nothing."""
+    if isinstance(data, ChargeData):
+        return brought(data.words())
     if not isinstance(data, PaymentData):
-        return None
+        return {}
     if data.payment_type == "internal":
-        return "internal_payment"
-    return None if data.amount_cents else "zero_amount"
-
-
-def _words(data: Any) -> dict[str, Any] | None:
-    if isinstance(data, PaymentData):
-        return {
+        return {"withheld": "internal_payment"}
+    return brought(
+        {
             "amount_cents": data.amount_cents,
             "method": data.method,
             "check_number": data.check_number,
             "deposit_date": data.transaction_date,
             "payment_type": data.payment_type,
         }
-    if isinstance(data, ChargeData):
-        return {
-            "date_of_service": data.date_of_service,
-            "procedure_code": data.procedure_code,
-            "modifiers": tuple(data.modifiers),
-            "units": data.units,
-            "amount_cents": data.amount_cents,
-            "diagnosis_codes": tuple(data.diagnosis_codes),
-        }
-    return None
+    )

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from services.ledger.wire import Method, Units
-from shared.fields import DiagnosisCode, IsoDate, Line, Modifier, ProcedureCode
-from shared.money import NonNegativeCents, PositiveCents
+from services.ledger.feeds.charges import ChargeWords
+from services.ledger.wire import Method
+from shared.fields import IsoDate, Line
+from shared.money import NonNegativeCents
 
 EXTERNAL_ID: Final = r"^[!-~]+( [!-~]+)*$"
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=EXTERNAL_ID)]
@@ -54,18 +55,12 @@ class PaymentData(EventData):
     payment_type: PaymentType
 
 
-class ChargeData(EventData):
+class ChargeData(EventData, ChargeWords):
     """`emr.charge.posted.v1` and `.changed.v1`."""
 
     charge_id: ExternalId
     charge_version: Version
     patient: _Person
-    date_of_service: IsoDate
-    procedure_code: ProcedureCode
-    modifiers: Annotated[list[Modifier], Field(max_length=4)] = Field(default_factory=list)
-    units: Units
-    amount_cents: PositiveCents
-    diagnosis_codes: Annotated[list[DiagnosisCode], Field(min_length=1, max_length=12)]
 
 
 class DeletedPayment(EventData):

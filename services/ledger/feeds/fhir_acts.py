@@ -12,12 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from services.ledger.domain.document_acts import EmrDocuments, PayerPayment, Whole
 from services.ledger.domain.emr_documents import IN_LINES
 from services.ledger.domain.feed_acts import EmrDocument, EmrPerson, ProviderLevel, RemittanceClaim
+from services.ledger.feeds.charges import ChargeWords, brought
 from services.ledger.feeds.event_data import EXTERNAL_ID
 from services.ledger.feeds.fhir.model import ChargeFact, ClaimAmount, Outcome, PaymentFact, Person, VoidFact
 from services.ledger.feeds.mappings import Mappings
+from shared.errors import told
+from shared.web.bodies import field_errors
 
 SOURCE: Final = "fhir:"
 """Before the sender in the source of documents: a sender's name cannot collide with the source of CloudEvents."""
@@ -158,14 +163,17 @@ class _Reading:
             fact.amount_cents,
             fact.diagnosis_codes,
         )
-        words = {
-            "date_of_service": fact.service_date,
-            "procedure_code": self.known.mappings.procedures.get(fact.procedure_code, fact.procedure_code),
-            "modifiers": fact.modifiers,
-            "units": fact.units,
-            "amount_cents": fact.amount_cents,
-            "diagnosis_codes": fact.diagnosis_codes,
-        }
+        try:
+            read = ChargeWords(
+                date_of_service=fact.service_date,
+                procedure_code=self.known.mappings.procedures.get(fact.procedure_code, fact.procedure_code),
+                modifiers=list(fact.modifiers),
+                units=fact.units,
+                amount_cents=fact.amount_cents,
+                diagnosis_codes=list(fact.diagnosis_codes),
+            )
+        except ValidationError as error:
+            raise _Refused("invalid", {"errors": told(field_errors(error))}) from None
         return self._state(
             "charge",
             fact.key,
@@ -173,17 +181,18 @@ class _Reading:
             content_hash=_hash((fact.patient.account_number, fact.clinics, said)),
             person=_person(fact.patient),
             known_as=fact.claim_id,
-            **self._brings(words, fact.clinics),
+            **self._brings(read.words(), fact.clinics),
         )
 
     def _brings(self, words: dict[str, Any], clinics: Sequence[str]) -> dict[str, Any]:
         """Nothing is nothing, and needs no place."""
-        if not words["amount_cents"]:
-            return {"withheld": "zero_amount"}
+        found = brought(words)
+        if "withheld" in found:
+            return found
         location_id = self.known.location(clinics)
         if location_id is None:
             raise _Refused("unknown_clinic", {"source": self.source, "emr_clinic_ids": list(clinics)})
-        return {"words": words, "location_id": location_id}
+        return {**found, "location_id": location_id}
 
     # ---- payments
 

@@ -21,11 +21,11 @@ DateFormat = Literal["YYYY-MM-DD", "YYYYMMDD", "MM/DD/YYYY", "DD/MM/YYYY", "DD.M
 _PATIENT: Final = frozenset(("account_number", "first_name", "last_name", "date_of_birth"))
 REQUIRED: Final[Mapping[Kind, frozenset[str]]] = {
     "payment": _PATIENT | {"emr_clinic_id", "amount", "method", "transaction_date", "payment_type"},
-    "charge": _PATIENT | {"emr_clinic_id", "amount", "date_of_service", "procedure_code", "units", "diagnosis_codes"},
+    "charge": _PATIENT | {"emr_clinic_id", "amount", "date_of_service", "procedure_code", "units"},
 }
 OPTIONAL: Final[Mapping[Kind, frozenset[str]]] = {
     "payment": frozenset(("check_number", "date_of_service")),
-    "charge": frozenset(("modifiers",)),
+    "charge": frozenset(("modifiers", "diagnosis_codes")),
 }
 LISTS: Final = frozenset(("modifiers", "diagnosis_codes"))
 

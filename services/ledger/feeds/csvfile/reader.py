@@ -222,6 +222,8 @@ class _Layout:
         if deleted:
             return {"emr_clinic_id": values["emr_clinic_id"], **named}
         rest = {name: value for name, value in values.items() if name not in (*_PATIENT, "amount")}
+        if kind == "charge":
+            rest.setdefault("diagnosis_codes", [])  # A file without that column says that there are none.
         return {**rest, **named, "patient": {name: values[name] for name in _PATIENT}, "amount_cents": values["amount"]}
 
     def _text(self, cells: list[str], column: Column, name: str) -> str:

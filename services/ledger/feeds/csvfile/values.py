@@ -33,7 +33,6 @@ MESSAGES: Final = {
     "negative_amount": "Must not be negative",
     "ragged": "The row does not have as many cells as the header",
     "too_many": "There are more values than are allowed",
-    "zero_amount": "Must not be zero",
 }
 PAYMENT_TYPES: Final = (
     "copay", "coinsurance", "deductible", "wellness", "supplies", "payment_on_account", "other", "internal",
@@ -126,12 +125,11 @@ def whole(text: str, limit: int, code: str) -> int:
 
 def parsers(profile: Profile) -> dict[str, Parser]:
     """How the text of each field becomes its value; of a field of several values, each of them."""
-    least = 0 if profile.kind == "payment" else 1
 
     def cents(text: str) -> int:
         found = amount(text, profile)
-        if found < least:
-            raise Bad("zero_amount" if found == 0 else "negative_amount")
+        if found < 0:
+            raise Bad("negative_amount")
         return found
 
     def dated(text: str) -> str:

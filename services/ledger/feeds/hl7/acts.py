@@ -12,15 +12,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.ledger.domain.feed_acts import EmrAdjustment, EmrDocument, EmrPerson
+from services.ledger.feeds.charges import ChargeWords, brought
 from services.ledger.feeds.hl7.model import Financial, Patient, Profile, Transaction
-from services.ledger.wire import Method, Units
-from shared.fields import DiagnosisCode, IsoDate, Line, Modifier, ProcedureCode, ReasonCode
+from services.ledger.wire import Method
+from shared.fields import IsoDate, Line, ProcedureCode, ReasonCode
 from shared.money import NonNegativeCents, PositiveCents
 
 SOURCE: Final = "hl7:"
@@ -46,16 +47,8 @@ class _Person(BaseModel):
     date_of_birth: IsoDate | None
 
 
-class _Charge(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
+class _Charge(ChargeWords):
     patient: _Person
-    date_of_service: IsoDate
-    procedure_code: ProcedureCode
-    modifiers: Annotated[list[Modifier], Field(max_length=4)]
-    units: Units
-    amount_cents: PositiveCents
-    diagnosis_codes: Annotated[list[DiagnosisCode], Field(min_length=1, max_length=12)]
 
 
 class _Payment(BaseModel):
@@ -194,15 +187,7 @@ def _charge(one: Transaction, financial: Financial, profile: Profile, place: Pla
         amount_cents=amount_cents,
         diagnosis_codes=list(dict.fromkeys(one.diagnoses)),
     )
-    words: dict[str, Any] = {
-        "date_of_service": read.date_of_service,
-        "procedure_code": read.procedure_code,
-        "modifiers": tuple(read.modifiers),
-        "units": read.units,
-        "amount_cents": read.amount_cents,
-        "diagnosis_codes": tuple(read.diagnosis_codes),
-    }
-    return _state(one, financial, profile, place, "charge", read.patient, words)
+    return _state(one, financial, profile, place, "charge", read.patient, read.words())
 
 
 def _payment(one: Transaction, financial: Financial, profile: Profile, place: Place, amount_cents: int) -> EmrDocument:
@@ -232,10 +217,9 @@ def _state(
     return EmrDocument(
         **_document(one, financial, place, kind),
         content_hash=hashlib.sha256(repr((person.account_number, said)).encode()).digest(),
-        withheld=None if words["amount_cents"] else "zero_amount",
         person=EmrPerson(person.account_number, person.first_name or "", person.last_name or "", person.date_of_birth),
-        words=words if words["amount_cents"] else None,
         replaces="replacement" in profile.voids,
+        **brought(words),
     )
 
 
