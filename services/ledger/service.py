@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 
@@ -32,6 +34,8 @@ class Ledger:
         self.pool = pool
         self.directory = directory
         self.poster = Poster(pool)
+        self.turns: WeakValueDictionary[tuple[UUID, bytes], asyncio.Lock] = WeakValueDictionary()
+        """Who is at a file, by company and SHA-256."""
 
     async def post(self, command: Command) -> Verdict:
         """Post one command; what is unknown here is asked of identity once, then posted again."""

@@ -189,9 +189,9 @@ async def test_many_uploads_of_one_file_at_once_post_it_once(company: Company) -
     content = table(*(row(company.locations[0], n) for n in range(250)), row("nowhere", "x"))
     answers = await asyncio.gather(*(upload(company, content) for _ in range(6)))
     assert {answer.status for answer in answers} == {200}
-    feeds = (await company.get("/v1/feeds"))["items"]
-    assert sum(feed["posted"] for feed in feeds) == 250
-    assert {feed["received"] for feed in feeds} == {251}
+    told = sorted((answer.body["posted"], answer.body["duplicates"]) for answer in answers)
+    assert told == [(0, 250)] * 5 + [(250, 0)]
+    assert {answer.body["received"] for answer in answers} == {251}
     assert (await company.sums())["amount_cents"] == 250 * 2_500
     await true(company)
 

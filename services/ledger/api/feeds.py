@@ -47,13 +47,14 @@ async def upload(call: Call, reading: Reading) -> web.Response:
         body_hash, size = await _spool(call.request, spool)
         post = await reading.examine(lambda: pieces(spool))
         arrival = Arrival(company_id, "http", sender, body_hash, size, spool)
-        feed = await files.keep(ledger(call), reading, arrival)
-        if size > IN_MEMORY_BYTES:
-            task = asyncio.create_task(work_off(call.app, feed, call.correlation_id), name=whose)
-            background.add(task)
-            task.add_done_callback(background.discard)
-            return json_response(await _document(call, feed), 202)
-        await post(ledger(call), feed, call.correlation_id)
+        async with files.turn(ledger(call), arrival):
+            feed = await files.keep(ledger(call), reading, arrival)
+            if size > IN_MEMORY_BYTES:
+                task = asyncio.create_task(work_off(call.app, feed, call.correlation_id), name=whose)
+                background.add(task)
+                task.add_done_callback(background.discard)
+                return json_response(await _document(call, feed), 202)
+            await post(ledger(call), feed, call.correlation_id)
     return json_response(await _document(call, feed))
 
 

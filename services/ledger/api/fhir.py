@@ -44,10 +44,10 @@ async def resources(call: Call) -> web.Response:
         refused = unreadable.refused
         return _refusal(refused, 400 if refused[0].issues[0].code in _NOT_JSON else 422)
     digest = hashlib.sha256(body).digest()
-    feed = await files.keep(
-        ledger(call), reading, Arrival(company_id, "http", client_id, digest, len(body), BytesIO(body))
-    )
-    await post(ledger(call), feed, call.correlation_id)
+    arrival = Arrival(company_id, "http", client_id, digest, len(body), BytesIO(body))
+    async with files.turn(ledger(call), arrival):
+        feed = await files.keep(ledger(call), reading, arrival)
+        await post(ledger(call), feed, call.correlation_id)
     return json_response(await intake.read_feed(readers(call), company_id, feed.feed_id))
 
 

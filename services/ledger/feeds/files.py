@@ -7,7 +7,8 @@ in it is keyed by content, so nothing doubles.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from uuid import UUID
@@ -87,6 +88,16 @@ READINGS: Final[Mapping[str, Callable[[str | None], Reading]]] = {
     "fhir": lambda kept: fhir(FhirInput.model_validate_json(kept or "{}")),
 }
 """How feeds are read that can be finished from their raw form, by format; from what was kept with them."""
+
+
+@asynccontextmanager
+async def turn(ledger: Ledger, arrival: Arrival) -> AsyncIterator[None]:
+    """Wait until nobody else in this process is at the same bytes: else both would share a feed, and both be told that
+    they had posted it."""
+    key = arrival.company_id, arrival.body_hash
+    lock = ledger.turns.setdefault(key, asyncio.Lock())
+    async with lock:
+        yield
 
 
 async def keep(ledger: Ledger, reading: Reading, arrival: Arrival) -> Feed:
