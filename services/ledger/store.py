@@ -31,6 +31,7 @@ from services.ledger.domain.books import (
 from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
 from services.ledger.domain.waiting import unparked
 from services.ledger.domain.wants import Wants
+from services.ledger.settled import SETTLED, read_settled
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
 
@@ -70,7 +71,10 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
             values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
     books: dict[UUID, Books] = {}
     # Only payers' payments ask who has told of them.
-    statement = LOAD_WITH_TRACES if any(one.by_kind.keys() & {"trace", "told"} for one in wants.values()) else LOAD
+    asked = {kind for one in wants.values() for kind in one.by_kind}
+    statement = LOAD_WITH_TRACES if asked & {"trace", "told"} else LOAD
+    if "settled" in asked:
+        statement = f"{statement} union all {SETTLED}"
     for row in await connection.fetch(statement, list(wants), companies, kinds, values):
         company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
         if row["kind"] == "book":
@@ -273,6 +277,7 @@ _READERS: dict[str, Any] = {
     "receipt": _read_receipt,
     "line": _read_line,
     "trace": _read_trace,
+    "settled": read_settled,
     "waits": _read_waits,
     "waiting": _read_waiting,
 }

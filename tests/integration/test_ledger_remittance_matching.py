@@ -4,7 +4,8 @@ Decided here where the rules are silent, always in favour of "never lose or inve
 
 * An adjustment above the open balance, or a reversal of more than was applied, is not posted in part but not at all,
   and is an exception with its numbers; the money of the line stays unapplied.
-* A group code other than CO, PR, OA, PI (such as CR of 4010) does not post: `unknown_code`. An unknown reason does.
+* A group code other than CO, PR, OA, PI does not post (`unknown_code`); CR of 4010 only takes back. An unknown
+  reason does.
 * A line that was applied by another payment is not applied again, whichever check repeats it: `duplicate_line`.
 * A line's own number (REF*6R) names a charge of the claim before code, date and amount do, and a charge anywhere in
   the company only where it is longer than a mere count of lines. Two lines that mean one charge mean none.

@@ -248,6 +248,9 @@ class Books:
     applied_lines: dict[str, set[UUID]] = field(default_factory=dict)
     """Lines of remittances that were applied, with the receipts that did."""
 
+    settled: dict[UUID, dict[UUID | None, Lines]] = field(default_factory=dict)
+    """What each payer's receipts have done to a charge; loaded where a reversal does not say it itself."""
+
     tellings: dict[str, set[Telling]] = field(default_factory=dict)
     """Who has told of payers' payments, by trace number."""
 

@@ -16,6 +16,7 @@ from services.ledger.domain.books import (
     Books,
     Charge,
     LineKey,
+    Lines,
     Patient,
     Payer,
     Payment,
@@ -198,6 +199,8 @@ class Draft:
             self._charge_moved(charge, debit, credit, cents)
         if payment:
             key = LineKey(debit, credit, detail, charge_id)
+            if charge_id in self.books.settled:
+                self.books.settled[charge_id].setdefault(payment.words.payer_id, Lines()).add(key, cents)
             payment.touched_version = self.version
             payment.lines.add(key, cents)
             self._changes.receipt(payment).add(parts_of(key, cents, charge, payment.words))

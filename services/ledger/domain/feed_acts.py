@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.ledger.domain.wants import Wants
+
+CORRECTION: Final = "CR"
+"""The group code of corrections and reversals in 4010, which does not say what is corrected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,9 @@ def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
         wants.add("account_charges", claim.claim_id)
         wants.add("external_charges", *external_ids(claim))
         wants.add("line", *(line_key(claim, line.ordinal) for line in claim.lines))
+        rows = (*claim.adjustments, *(row for line in claim.lines for row in line.adjustments))
+        if any(group == CORRECTION for group, _, _ in rows):
+            wants.add("settled", claim.claim_id, *external_ids(claim))
 
 
 def external_ids(claim: RemittanceClaim) -> Iterable[str]:

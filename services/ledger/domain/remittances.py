@@ -14,11 +14,12 @@ from services.ledger.domain.charges import TO_PATIENT, adjust
 from services.ledger.domain.commands import Adjustment, Command
 from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.draft import Draft
-from services.ledger.domain.feed_acts import ApplyRemittance, LocateRemittance, PostRemittance
+from services.ledger.domain.feed_acts import CORRECTION, ApplyRemittance, LocateRemittance, PostRemittance
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.payments import apply_cents, new_payment
+from services.ledger.domain.reversals import standing, with_groups
 from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
 from shared.ids import uuid7
@@ -136,13 +137,18 @@ def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) 
 
 
 def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> None:
-    """Apply what was paid, then what was adjusted."""
-    charge = match.charge
+    """Apply what was paid, then what was adjusted: write-offs first, then the move of the patient's part, which is what
+    remains."""
+    books, charge, payer_id = draft.books, match.charge, payment.words.payer_id
     apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
-    for group, reason, cents in _to_post(match):
+    rows = with_groups(books, payer_id, match, _to_post(match))
+    for group, reason, cents in sorted(rows, key=lambda row: row[0] == TO_PATIENT):
         refusal = adjustment_refusal(charge, group, reason, cents)
         if refusal:
-            numbers = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
+            numbers: dict[str, Any] = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
+            if group == CORRECTION:
+                before = standing(books, payer_id, charge.charge_id)
+                numbers["adjusted_before"] = {":".join(code): posted for code, posted in before.items()}
             misses.append(_miss(refusal, match, charge, **numbers))
         elif group != TO_PATIENT or (charge.payer_id and -charge.due[PATIENT] <= cents <= charge.due[PAYER]):
             # The patient's part moves only while the payer still owes it; a charge without a payer is all his.
@@ -158,15 +164,14 @@ def adjustment_refusal(charge: Charge, group: str, reason: str, cents: int) -> s
 
 
 def _to_post(match: Match) -> list[tuple[str, str, int]]:
-    """Write-offs first, then the move of the patient's part, which is what remains."""
+    """What of a line is posted as it stands there."""
     if match.claim.status == _DENIED:
         return []
-    rows = [
+    return [
         (group, reason, cents)
         for group, reason, cents in match.line.adjustments
         if (group, reason) != _PRIOR_PAYER and (match.line.paid_cents or group == TO_PATIENT or reason in _CONTRACTUAL)
     ]
-    return sorted(rows, key=lambda row: row[0] == TO_PATIENT)
 
 
 def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:
