@@ -212,6 +212,21 @@ async def test_a_notice_of_what_an_835_brought_is_no_news(company: Company) -> N
     assert await receipts(company) == [(8_000, TRACE)]
 
 
+@pytest.mark.parametrize("first", ["x12", "fhir"])
+async def test_a_notice_alone_is_a_patients_payment_of_whatever_trace(company: Company, first: str) -> None:
+    """It names no payer: a patient's check may have the number and the amount of a payer's."""
+    place = {"identifier": {"value": clinic_of(company.locations[0])}}
+    told = notice("80.00", payment={"identifier": {"value": TRACE}}, payee=place, request={"reference": "Patient/p1"})
+    steps: dict[str, Step] = {
+        "x12": partial(x12, company, remittance()),
+        "fhir": partial(fhir, company, bundle(told, patient())),
+    }
+    for name in sorted(steps, key=lambda name: name != first):
+        await steps[name]()
+    assert await receipts(company) == [(8_000, TRACE)] * 2
+    await true(company)
+
+
 async def test_what_follows_in_a_long_835_is_not_applied_to_the_other_receipt(company: Company) -> None:
     await charge_of(company, "A")
     claims = [claim(f"N{n}", service(), icn=f"I{n}") for n in range(700)]
