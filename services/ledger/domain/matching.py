@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from services.ledger.domain.books import Books, Charge
@@ -73,7 +73,10 @@ class _Names:
 
 def _match_claim(names: _Names, claim: RemittanceClaim, matches: list[Match], misses: list[Miss]) -> None:
     candidates = [] if claim.status == NOT_OUR_CLAIM else _charges_of(names, claim)
-    lines = claim.lines or (_as_line(claim),)
+    lines = _lines_as_paid(claim)
+    if not lines:
+        misses.append(Miss("claim_level_adjustment", claim, _claim_level(claim)))
+        return
     names_of = [line_names(claim, line) for line in lines]
     taken = frozenset().union(*names_of)
     fitting = [_fitting(candidates, claim, line, mine, taken) for line, mine in zip(lines, names_of, strict=True)]
@@ -125,6 +128,38 @@ def _fitting(
     if len(fitting) > 1 and line.modifiers:
         fitting = [charge for charge in fitting if set(charge.modifiers) == set(line.modifiers)] or fitting
     return fitting
+
+
+def _lines_as_paid(claim: RemittanceClaim) -> tuple[RemittanceLine, ...]:
+    """The lines, with what was adjusted for the claim as a whole: it was taken off what they say was paid
+    (feeds.md 1.2: sum SVC03 - claim-level CAS = CLP04). It is the only line's; or every line's, where one reason took
+    all that they say was paid. Else nobody can tell which line was paid less: none."""
+    whole = [row for row in claim.adjustments if row[2]]
+    if not claim.lines:
+        return (_as_line(claim),)
+    if not whole:
+        return claim.lines
+    if len(claim.lines) == 1:
+        return (_paid_less(claim.lines[0], whole),)
+    if len(whole) == 1 and not claim.paid_cents:
+        group, reason, _ = whole[0]
+        return tuple(_paid_less(line, [(group, reason, line.paid_cents)]) for line in claim.lines)
+    return ()
+
+
+def _paid_less(line: RemittanceLine, rows: Sequence[tuple[str, str, int]]) -> RemittanceLine:
+    paid_cents = line.paid_cents - sum(cents for _, _, cents in rows)
+    return replace(line, paid_cents=paid_cents, adjustments=(*line.adjustments, *rows))
+
+
+def _claim_level(claim: RemittanceClaim) -> dict[str, Any]:
+    lines_paid_cents = sum(line.paid_cents for line in claim.lines)
+    return {
+        "adjustments": [list(row) for row in claim.adjustments],
+        "paid_cents": claim.paid_cents,
+        "lines_paid_cents": lines_paid_cents,
+        "difference_cents": lines_paid_cents - claim.paid_cents,
+    }
 
 
 def _as_line(claim: RemittanceClaim) -> RemittanceLine:
