@@ -14,7 +14,7 @@ from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import agree
 from tests.support.csv_files import sent as csv_sent
 from tests.support.databases import Databases
-from tests.support.feed_work import Emr
+from tests.support.emr import BATCH, Emr
 from tests.support.fhir_builder import body, bundle, charge_item, concept, money, patient
 from tests.support.hl7_messages import ft1, message
 from tests.support.ledger import Company, LedgerStack, clinic_of, fold, patient_body
@@ -170,7 +170,7 @@ async def test_an_event_that_does_not_speak_of_diagnoses_is_not_understood(stack
     sender = await Emr.of(await stack.company())
     event = sender.charge("TX1")
     del event["data"]["diagnosis_codes"]
-    assert counts(await sender.send(event)) == REFUSED
+    assert counts(await sender.send(event, **{"Content-Type": BATCH})) == REFUSED
     assert await sender.company.reasons() == {"invalid": 1}
 
 
