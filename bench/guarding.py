@@ -1,8 +1,8 @@
 """What the guard of a route costs: the ledger's POST of a payment as deployed, against the same without a guard.
 
 Without means: the caller is looked up by his whole header, his token is neither verified nor compared with what was
-heard of changed access, his calls are not counted, and no guard is asked. Both run as one process each, on the same
-PostgreSQL.
+heard of changed access, his calls are not counted, and no guard is asked. Both are one process, which is told before
+each round whether it guards: two processes differ by more than the guard costs, whatever they do.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from shared.ids import uuid7
 from shared.loopback import LoopbackBus
 from shared.process import run_process
 from shared.web import doorkeeper
+from shared.web.limits import CallLimit
 from shared.web.serve import serve
 
 _CHANGED: Final = 10_000
@@ -83,25 +84,27 @@ def guarded(public: Mapping[str, Any], config: Config) -> web.Application:
     return app
 
 
-def _serve(dsn: str, port: int, public: Mapping[str, Any], tokens: tuple[str, ...]) -> None:
-    """With tokens: those are believed unseen."""
+def _serve(dsn: str, port: int, public: Mapping[str, Any], tokens: tuple[str, ...], guards: Any) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     logs.configure("info", "json")
-    rate = 0 if tokens else 1_000_000
-    config = Config(ledger_database_url=dsn, internal_client_secret="bench", calls_per_second=rate)  # noqa: S106
-    if tokens:
-        _unguard(tokens)
+    config = Config(ledger_database_url=dsn, internal_client_secret="bench", calls_per_second=1_000_000)  # noqa: S106
+    _guard_only_when(guards, tokens)
     run_process(serve(guarded(public, config), "127.0.0.1", port, asyncio.Event()))
 
 
-def _unguard(tokens: tuple[str, ...]) -> None:
+def _guard_only_when(guards: Any, tokens: tuple[str, ...]) -> None:
+    """While `guards.value` is not set, these tokens are believed unseen."""
     callers = {f"Bearer {token}": _caller(token) for token in tokens}
+    authenticate, take, admits = doorkeeper.authenticate, CallLimit.take, Guard.admits
 
-    async def authenticate(request: web.Request, verifier: TokenVerifier) -> Principal:
+    async def switched(request: web.Request, verifier: TokenVerifier) -> Principal:
+        if guards.value:
+            return await authenticate(request, verifier)
         return callers[request.headers["Authorization"]]
 
-    doorkeeper.authenticate = authenticate
-    Guard.admits = lambda self, principal: True  # type: ignore[method-assign]
+    doorkeeper.authenticate = switched
+    CallLimit.take = lambda self, caller: take(self, caller) if guards.value else None  # type: ignore[method-assign]
+    Guard.admits = lambda self, principal: not guards.value or admits(self, principal)  # type: ignore[method-assign]
 
 
 def _caller(token: str) -> Principal:
@@ -125,19 +128,18 @@ def guarding(dsn: str) -> list[Result]:
     tokens = tuple(posting.token(key, one["company"]) for one in facts["companies"])
     kinds = tuple(posting.kind(one, token) for one, token in zip(facts["companies"], tokens, strict=True))
     context = multiprocessing.get_context("spawn")
-    bare, mine = posting.free_port(), posting.free_port()
-    servers = [
-        context.Process(target=_serve, args=(dsn, bare, public, tokens), daemon=True),
-        context.Process(target=_serve, args=(dsn, mine, public, ()), daemon=True),
-    ]
-    for server in servers:
-        server.start()
+    port, guards = posting.free_port(), context.Value("b", lock=False)
+    server = context.Process(target=_serve, args=(dsn, port, public, tokens, guards), daemon=True)
+    server.start()
     try:
-        for port in (bare, mine):
-            posting.wait(port)
-        without, with_guard = posting.sender(bare, kinds), posting.sender(mine, kinds)
-        return [measure("post_one_payment, guarded against not", without, with_guard)]
+        posting.wait(port)
+        send = posting.sender(port, kinds)
+
+        def rate(guarded: bool) -> float:
+            guards.value = guarded
+            return send()
+
+        return [measure("post_one_payment, guarded against not", lambda: rate(False), lambda: rate(True))]
     finally:
-        for server in servers:
-            server.kill()
-            server.join()
+        server.kill()
+        server.join()
