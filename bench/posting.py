@@ -189,13 +189,15 @@ def kind(facts: Mapping[str, str], token: str) -> tuple[str, str]:
     return head, body
 
 
-def sender(port: int, kinds: tuple[tuple[str, str], ...], connections: int = _CONNECTIONS) -> Callable[[], float]:
+def sender(
+    port: int, kinds: tuple[tuple[str, str], ...], connections: int = _CONNECTIONS, seconds: float = _SECONDS
+) -> Callable[[], float]:
     """Sends payments for a while and says how many a second."""
     sent = 0
 
     def send() -> float:
         nonlocal sent
-        result = run(Load(port, connections, _SECONDS, kinds, first=sent))
+        result = run(Load(port, connections, seconds, kinds, first=sent))
         sent += int(result["count"]) + connections
         return result["rate"]
 

@@ -28,11 +28,11 @@ class Result:
         return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
-def measure(name: str, floor: Callable[[], float], product: Callable[[], float]) -> Result:
+def measure(name: str, floor: Callable[[], float], product: Callable[[], float], *, rounds: int = _ROUNDS) -> Result:
     """Run the pair in turn. One pair first, uncounted, to warm up. A floor that varies more than fourfold says
     nothing, so there is no score then."""
     floor(), product()
-    pairs = [(floor(), product()) for _ in range(_ROUNDS)]
+    pairs = [(floor(), product()) for _ in range(rounds)]
     floors = [pair[0] for pair in pairs]
     if max(floors) > _MOST_NOISE * min(floors):
         raise RuntimeError(f"{name}: the floor varied from {min(floors):.0f} to {max(floors):.0f}: no score")
