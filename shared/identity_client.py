@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import aiohttp
 
+from shared.access.revocation import Revocations
+from shared.access.tokens import KeyCache, TokenVerifier
+from shared.config import Config
 from shared.errors import Unavailable
 from shared.tls import client_context
 
@@ -98,3 +101,27 @@ def key_fetcher(identity: ServiceClient) -> Any:
         return keys
 
     return fetch
+
+
+class IdentityLink:
+    """Identity, as a process of another service knows it: asked as the client `internal`, and for the keys of tokens,
+    which are public."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._keys = ServiceClient(config.identity_url)
+        self.tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
+        self.client = ServiceClient(config.identity_url, self.tokens)
+
+    def verifier(self) -> TokenVerifier:
+        """Believes tokens by identity's keys, as far as nothing newer was heard of their holders."""
+        return TokenVerifier(
+            KeyCache(key_fetcher(self._keys)),
+            issuer=self._config.issuer,
+            audience=self._config.audience,
+            revocations=Revocations(self.client),
+        )
+
+    async def close(self) -> None:
+        for client in (self._keys, self.client, self.tokens):
+            await client.close()

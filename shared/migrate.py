@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import structlog
 
+from shared.config import Config
 from shared.db import connect
 
 _LOCK_KEY: Final = 7_216_402_215
@@ -57,6 +59,22 @@ async def migrate(dsn: str, directory: Path) -> list[str]:
         return done
     finally:
         await connection.close()
+
+
+Job = Callable[[Config], Coroutine[Any, Any, None]]
+
+
+def once_migrated(service: str, directory: Path, role: str) -> Callable[[Job], Job]:
+    """For the jobs of a service that work on its database: each waits for the migrations before it begins."""
+
+    def waiting(job: Job) -> Job:
+        async def run(config: Config) -> None:
+            await wait_until_migrated(service, config.required(f"{service}_database_url"), directory, role)
+            await job(config)
+
+        return run
+
+    return waiting
 
 
 async def wait_until_migrated(

@@ -13,27 +13,25 @@ from services.identity.service.bootstrap import reset_mfa
 from services.identity.store import ROLE, SEALING
 from shared.config import Config
 from shared.db import create_pool
-from shared.migrate import migrate, wait_until_migrated
+from shared.migrate import migrate, once_migrated
 from shared.process import command_line
 from shared.web.serve import serve, stop_on_signals, tls_context
 
+_once_migrated = once_migrated("identity", MIGRATIONS, ROLE)
 
+
+@_once_migrated
 async def _api(config: Config) -> None:
-    await _migrated(config)
     await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
+@_once_migrated
 async def _relay(config: Config) -> None:
-    await _migrated(config)
     await relay.run(config, stop_on_signals())
 
 
 async def _migrate(config: Config) -> None:
     await migrate(config.required("identity_owner_database_url"), MIGRATIONS)
-
-
-async def _migrated(config: Config) -> None:
-    await wait_until_migrated("identity", config.required("identity_database_url"), MIGRATIONS, ROLE)
 
 
 async def _rotate_key(config: Config) -> None:

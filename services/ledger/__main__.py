@@ -12,32 +12,30 @@ from services.ledger.feeds import run as feeds
 from services.ledger.store import MIGRATIONS, ROLE
 from shared.amqp.dead_letters import dead_letters
 from shared.config import Config
-from shared.migrate import migrate, wait_until_migrated
+from shared.migrate import migrate, once_migrated
 from shared.process import command_line
 from shared.web.serve import serve, stop_on_signals, tls_context
 
+_once_migrated = once_migrated("ledger", MIGRATIONS, ROLE)
 
+
+@_once_migrated
 async def _api(config: Config) -> None:
-    await _migrated(config)
     await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
+@_once_migrated
 async def _relay(config: Config) -> None:
-    await _migrated(config)
     await relay.run(config, stop_on_signals())
 
 
+@_once_migrated
 async def _feeds(config: Config) -> None:
-    await _migrated(config)
     await feeds.run(config, stop_on_signals())
 
 
 async def _migrate(config: Config) -> None:
     await migrate(config.required("ledger_owner_database_url"), MIGRATIONS)
-
-
-async def _migrated(config: Config) -> None:
-    await wait_until_migrated("ledger", config.required("ledger_database_url"), MIGRATIONS, ROLE)
 
 
 async def _replay(config: Config, queue: str) -> None:

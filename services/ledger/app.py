@@ -16,13 +16,12 @@ from services.ledger.service import Ledger
 from services.ledger.store import MIGRATIONS as MIGRATIONS
 from services.ledger.store import create_ledger_pool
 from shared import web as shared_web
-from shared.access.revocation import Revocations
-from shared.access.tokens import KeyCache, TokenVerifier
+from shared.access.tokens import TokenVerifier
 from shared.bus import Bus
 from shared.config import Config
 from shared.db import KEYED_PLANS, create_pool, ping
 from shared.directory import Directory
-from shared.identity_client import InternalTokens, ServiceClient, key_fetcher
+from shared.identity_client import IdentityLink
 from shared.migrate import check_migrated
 from shared.process import hearing
 from shared.recorder import Recorder
@@ -34,7 +33,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         pool = await create_ledger_pool(config, "ledger-api")
-        app[LEDGER] = Ledger(pool, Directory(pool, identity))
+        app[LEDGER] = Ledger(pool, Directory(pool, identity.client))
         app[READERS] = await create_pool(
             config.required("ledger_database_url"), name="ledger-reader", role=READER, settings=KEYED_PLANS
         )
@@ -50,8 +49,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
             await asyncio.gather(*app[BACKGROUND], return_exceptions=True)
             await app[READERS].close()
             await pool.close()
-            for client in (keys, identity, tokens):
-                await client.close()
+            await identity.close()
 
     async def database() -> None:
         await ping(app[LEDGER].pool)
@@ -59,17 +57,10 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
     async def migrations() -> None:
         await check_migrated(app[LEDGER].pool, MIGRATIONS)
 
-    keys = ServiceClient(config.identity_url)
-    tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
-    identity = ServiceClient(config.identity_url, tokens)
+    identity = IdentityLink(config)
     registry = CollectorRegistry()
     audit = Recorder(registry)
-    guard = verifier or TokenVerifier(
-        KeyCache(key_fetcher(keys)),
-        issuer=config.issuer,
-        audience=config.audience,
-        revocations=Revocations(identity),
-    )
+    guard = verifier or identity.verifier()
     parts = shared_web.AppParts(
         name="ledger",
         title="Ledger: charges, payments and feeds",

@@ -8,27 +8,25 @@ from services.reporting.audit import SEALING
 from services.reporting.rebuild import rebuild
 from services.reporting.store import MIGRATIONS, ROLE
 from shared.config import Config
-from shared.migrate import migrate, wait_until_migrated
+from shared.migrate import migrate, once_migrated
 from shared.process import command_line
 from shared.web.serve import serve, stop_on_signals, tls_context
 
+_once_migrated = once_migrated("reporting", MIGRATIONS, ROLE)
 
+
+@_once_migrated
 async def _api(config: Config) -> None:
-    await _migrated(config)
     await serve(create_app(config), config.host, config.port, stop_on_signals(), tls_context(config))
 
 
+@_once_migrated
 async def _consumer(config: Config) -> None:
-    await _migrated(config)
     await consumer.run(config, stop_on_signals())
 
 
 async def _migrate(config: Config) -> None:
     await migrate(config.required("reporting_owner_database_url"), MIGRATIONS)
-
-
-async def _migrated(config: Config) -> None:
-    await wait_until_migrated("reporting", config.required("reporting_database_url"), MIGRATIONS, ROLE)
 
 
 async def _rebuild(config: Config) -> None:

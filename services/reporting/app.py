@@ -13,13 +13,12 @@ from prometheus_client import CollectorRegistry
 from services.reporting.api import DIRECTORY, ENDPOINTS, EXPORTERS, EXPORTS, MOST_EXPORTS, MOST_OF_ONE, READERS
 from services.reporting.store import MIGRATIONS, READER, ROLE
 from shared import web as shared_web
-from shared.access.revocation import Revocations
-from shared.access.tokens import KeyCache, TokenVerifier
+from shared.access.tokens import TokenVerifier
 from shared.bus import Bus
 from shared.config import Config
 from shared.db import create_pool, ping
 from shared.directory import Directory
-from shared.identity_client import InternalTokens, ServiceClient, key_fetcher
+from shared.identity_client import IdentityLink
 from shared.migrate import check_migrated
 from shared.process import hearing
 from shared.recorder import Recorder
@@ -34,16 +33,14 @@ _OWN: Final = web.AppKey("own", asyncpg.Pool)
 def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus | None = None) -> web.Application:
     """The API of reporting. Tests and benchmarks may bring a verifier with keys of their own; an embedded run brings
     its bus."""
-    keys = ServiceClient(config.identity_url)
-    tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
-    identity = ServiceClient(config.identity_url, tokens)
+    identity = IdentityLink(config)
     dsn = config.required("reporting_database_url")
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         # What callers ask is read by the reader's role, what identity says is written by the service's own.
         own = app[_OWN] = await create_pool(dsn, name="reporting-api", role=ROLE, size=2)
         app[READERS] = await create_pool(dsn, name="reporting-reader", role=READER, settings=_PLANNED)
-        app[DIRECTORY] = Directory(own, identity)
+        app[DIRECTORY] = Directory(own, identity.client)
         app[EXPORTS] = asyncio.Semaphore(MOST_EXPORTS)
         app[EXPORTERS] = AtOnce(MOST_OF_ONE)
         audit.start(own)
@@ -54,8 +51,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
             await audit.close()
             await app[READERS].close()
             await own.close()
-            for client in (keys, identity, tokens):
-                await client.close()
+            await identity.close()
 
     async def database() -> None:
         await ping(app[READERS])
@@ -65,12 +61,7 @@ def create_app(config: Config, verifier: TokenVerifier | None = None, bus: Bus |
 
     registry = CollectorRegistry()
     audit = Recorder(registry)
-    guard = verifier or TokenVerifier(
-        KeyCache(key_fetcher(keys)),
-        issuer=config.issuer,
-        audience=config.audience,
-        revocations=Revocations(identity),
-    )
+    guard = verifier or identity.verifier()
     parts = shared_web.AppParts(
         name="reporting",
         title="Reporting: balancing reports",

@@ -16,7 +16,7 @@ from shared.bus import Bus
 from shared.config import Config
 from shared.db import KEYED_PLANS, create_pool, ping
 from shared.directory import Directory
-from shared.identity_client import InternalTokens, ServiceClient
+from shared.identity_client import IdentityLink, ServiceClient
 from shared.migrate import check_migrated
 from shared.process import bus_check, bus_of, run_background
 
@@ -26,13 +26,13 @@ IDENTITY_QUEUE: Final = "reporting.identity.v1"
 async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> None:
     """Consume until `stop`. `bus`: the loopback of an embedded run; else RabbitMQ by `AMQP_URL`."""
     dsn = config.required("reporting_database_url")
-    tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
-    identity, ledger = ServiceClient(config.identity_url, tokens), ServiceClient(config.ledger_url, tokens)
+    identity = IdentityLink(config)
+    ledger = ServiceClient(config.ledger_url, identity.tokens)
     registry = CollectorRegistry()
     pool: asyncpg.Pool = await create_pool(dsn, name="reporting-consumer", role=ROLE, size=4, settings=KEYED_PLANS)
     try:
         inbox = Inbox(pool, registry)
-        directory = Directory(pool, identity)
+        directory = Directory(pool, identity.client)
 
         async def database() -> None:
             await ping(pool)
@@ -54,5 +54,5 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
             )
     finally:
         await pool.close()
-        for client in (identity, ledger, tokens):
-            await client.close()
+        await ledger.close()
+        await identity.close()

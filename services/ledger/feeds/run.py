@@ -14,7 +14,7 @@ from shared.bus import Bus
 from shared.config import Config
 from shared.db import ping
 from shared.directory import Directory
-from shared.identity_client import InternalTokens, ServiceClient
+from shared.identity_client import IdentityLink
 from shared.process import bus_check, bus_of, run_background
 
 IDENTITY_QUEUE = "ledger.identity.v1"
@@ -24,9 +24,8 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
     """Consume and listen until `stop`. With a bus of its own it is a process of its own, which fails where it cannot
     listen; as a guest in another it does without."""
     pool = await create_ledger_pool(config, "ledger-feeds", size=6)
-    tokens = InternalTokens(config.identity_url, config.required("internal_client_secret"))
-    identity = ServiceClient(config.identity_url, tokens)
-    directory = Directory(pool, identity)
+    identity = IdentityLink(config)
+    directory = Directory(pool, identity.client)
     ledger = Ledger(pool, directory)
     consumer, listener = EmrConsumer(ledger), Hl7Listener(ledger)
 
@@ -49,4 +48,3 @@ async def run(config: Config, stop: asyncio.Event, bus: Bus | None = None) -> No
     finally:
         await pool.close()
         await identity.close()
-        await tokens.close()
