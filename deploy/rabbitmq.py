@@ -94,8 +94,9 @@ class PrivateRabbit:
             self._process = None
 
     def pause(self) -> None:
-        """Freeze the node: its connections stay open and nothing answers."""
+        """Freeze the node: its connections stay open and nothing answers. When this returns, all its threads stand."""
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a frozen node go on."""

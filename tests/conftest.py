@@ -11,7 +11,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, settings
 
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
+from tests.support import quiet
 from tests.support.databases import Databases
 
 # A broker to use in place of a private one; everything else that would steer a service is the tests' to set.
@@ -52,6 +54,27 @@ settings.register_profile(
 )
 settings.register_profile("nightly", settings.get_profile("ci"), derandomize=False, max_examples=5_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # Around the timeout: waiting for room is not the test's time.
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with nullcontext() if (run := _run(item.config)) is None else quiet.room(run, alone=_measured(item)):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (run := _run(session.config)) is not None:
+        quiet.clear(run)
+
+
+def _run(config: pytest.Config) -> str | None:
+    """The id that all workers of a run know; None where there is one process."""
+    return getattr(config, "workerinput", {}).get("testrunuid")
+
+
+def _measured(item: pytest.Item) -> bool:
+    return item.get_closest_marker("measured") is not None
+
 
 MakeDatabase = Callable[[Path | None], Awaitable[str]]
 

@@ -308,6 +308,7 @@ class TestKeyCache:
         assert await cache.get(source.keys[0].kid)
         assert source.asked == 50
 
+    @pytest.mark.measured
     async def test_a_silent_identity_costs_a_moment_and_not_every_request_its_own(self, clock: Clock) -> None:
         source = Source()
         cache = KeyCache(source.fetch)

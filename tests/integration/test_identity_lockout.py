@@ -224,6 +224,7 @@ class TestTheCost:
                 assert answer.status == 400 or int(answer.headers["Retry-After"]) >= 1
             assert (await identity.get("/livez")).status == 200
 
+    @pytest.mark.measured
     async def test_the_time_says_nothing_about_the_account(self, databases: Databases) -> None:
         """A user, one without a password, one who is deactivated, one with a second factor, and nobody at all."""
         async with IdentityStack.fresh(databases, Hasher(time_cost=3, memory_cost=19_456)) as identity:

@@ -346,6 +346,7 @@ class TestGuessing:
         ]
         assert {(answer.status, answer.raw) for answer in answers} == {(400, answers[0].raw)}
 
+    @pytest.mark.measured
     async def test_case_78_and_not_by_the_time_either(self, databases: Databases) -> None:
         async with IdentityStack.fresh(databases, Hasher()) as identity:
             known = (await identity.user(name(), "provider", [await company(identity)]))["user_name"]

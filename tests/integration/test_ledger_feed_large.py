@@ -9,6 +9,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
 
@@ -40,6 +42,7 @@ async def charges(company: Company, claims: int) -> None:
         await company.charge(patient, payer_id=payer["id"], date_of_service="2026-01-05")
 
 
+@pytest.mark.measured
 async def test_another_feeds_first_posting_does_not_wait_for_a_giant_file(stack: LedgerStack) -> None:
     """Another company's feed, and one of the same company, whose books both are being written to."""
     company, other = await stack.company(), await stack.company()
@@ -65,6 +68,8 @@ async def test_another_feeds_first_posting_does_not_wait_for_a_giant_file(stack:
 
 _READ_WHOLE = """
 import resource, sys
+import pytest
+
 from bench.remittance import remittance
 from services.ledger.feeds import remittances
 from services.ledger.feeds.x12.remittance import contents

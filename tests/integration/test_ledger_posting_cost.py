@@ -147,6 +147,7 @@ async def test_concurrent_payments_share_their_statements(stack: LedgerStack, wi
     assert wire.short == ["append_books"] * 2, "64 commands at most in a batch, and no timer"
 
 
+@pytest.mark.measured
 async def test_a_table_that_grows_from_empty_does_not_slow_down(stack: LedgerStack) -> None:
     """Plans made while the tables were empty must stay good (measured elsewhere: 5x within 8,000 payments)."""
     company = await stack.company()

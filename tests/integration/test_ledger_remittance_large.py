@@ -200,6 +200,7 @@ async def test_a_body_over_eight_megabytes_is_taken_and_worked_off_later(company
     assert (bad.status, bad.code) == (422, "x12_unreadable")
 
 
+@pytest.mark.measured
 async def test_a_large_file_does_not_hold_up_the_others(stack: LedgerStack, company: Company) -> None:
     other = await stack.company()
     patient = await other.patient()

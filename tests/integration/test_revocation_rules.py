@@ -237,6 +237,7 @@ async def test_silence_and_identity_away_is_refusal(service: Service) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.measured
 async def test_an_identity_that_does_not_answer_is_not_waited_for(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
