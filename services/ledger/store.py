@@ -19,6 +19,7 @@ from services.ledger.domain.books import (
     Charge,
     FeedDocument,
     LineKey,
+    Lines,
     Location,
     Patient,
     Payer,
@@ -31,7 +32,6 @@ from services.ledger.domain.books import (
 from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
 from services.ledger.domain.waiting import unparked
 from services.ledger.domain.wants import Wants
-from services.ledger.settled import SETTLED, read_settled
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
 
@@ -39,7 +39,8 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
 LOAD = "select * from load_books($1, $2, $3, $4) union all select * from load_waiting($1, $2, $3, $4)"
-LOAD_WITH_TRACES = f"{LOAD} union all select * from load_traces($2, $3, $4)"  # noqa: S608
+_BESIDE = (({"trace", "told"}, "load_traces"), ({"settled"}, "load_settled"))
+"""Which kinds of wants ask for more than every batch does."""
 _BOOKS = ("company_book", *TABLES, "event")
 _LAST = len(_BOOKS) + 1
 """The payloads of the events come after the tables."""
@@ -70,12 +71,9 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
             kinds += [kind] * len(wanted)
             values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
     books: dict[UUID, Books] = {}
-    # Only payers' payments ask who has told of them.
-    asked = {kind for one in wants.values() for kind in one.by_kind}
-    statement = LOAD_WITH_TRACES if asked & {"trace", "told"} else LOAD
-    if "settled" in asked:
-        statement = f"{statement} union all {SETTLED}"
-    for row in await connection.fetch(statement, list(wants), companies, kinds, values):
+    asked = set(kinds)
+    parts = [LOAD, *(f"select * from {name}($2, $3, $4)" for some, name in _BESIDE if asked & some)]  # noqa: S608
+    for row in await connection.fetch(" union all ".join(parts), list(wants), companies, kinds, values):
         company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
         if row["kind"] == "book":
             books[company_id] = _read_book(company_id, body)
@@ -256,6 +254,12 @@ def _read_trace(books: Books, row: dict[str, Any]) -> None:
     books.tellings.setdefault(row["trace_number"], set()).add(telling)
 
 
+def _read_settled(books: Books, row: dict[str, Any]) -> None:
+    charge_id = FastUUID(row["charge_id"])
+    lines = books.settled.setdefault(charge_id, {}).setdefault(FastUUID(row["payer_id"]), Lines())
+    lines.add(LineKey(row["debit"], row["credit"], row["detail"], charge_id), row["cents"])
+
+
 def _read_waits(books: Books, _: None) -> None:
     books.waits = True
 
@@ -277,7 +281,7 @@ _READERS: dict[str, Any] = {
     "receipt": _read_receipt,
     "line": _read_line,
     "trace": _read_trace,
-    "settled": read_settled,
+    "settled": _read_settled,
     "waits": _read_waits,
     "waiting": _read_waiting,
 }

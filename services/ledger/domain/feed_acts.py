@@ -12,6 +12,9 @@ from services.ledger.domain.wants import Wants
 
 CORRECTION: Final = "CR"
 """The group code of corrections and reversals in 4010, which does not say what is corrected."""
+PRIOR_PAYER: Final = "23"
+"""The reason (CARC, with group OA) for what earlier payers paid and wrote off: posted when their own remittance came,
+so it is neither posted nor taken back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from services.ledger.domain.charges import TO_PATIENT, adjust
 from services.ledger.domain.commands import Adjustment, Command
 from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.draft import Draft
-from services.ledger.domain.feed_acts import CORRECTION, ApplyRemittance, LocateRemittance, PostRemittance
+from services.ledger.domain.feed_acts import CORRECTION, PRIOR_PAYER, ApplyRemittance, LocateRemittance, PostRemittance
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
@@ -26,8 +26,6 @@ from shared.ids import uuid7
 
 _DENIED, _REVERSAL = "4", "22"
 _GROUPS = ("CO", "PR", "OA", "PI")
-_PRIOR_PAYER = ("OA", "23")
-"""What earlier payers paid and wrote off: posted when their own remittance came."""
 _CONTRACTUAL = frozenset({"45", "253"})
 """Fee schedule and sequestration: written off even where nothing was paid. Any other reason on an unpaid line is a
 denial to be worked, not an automatic write-off."""
@@ -170,7 +168,8 @@ def _to_post(match: Match) -> list[tuple[str, str, int]]:
     return [
         (group, reason, cents)
         for group, reason, cents in match.line.adjustments
-        if (group, reason) != _PRIOR_PAYER and (match.line.paid_cents or group == TO_PATIENT or reason in _CONTRACTUAL)
+        if (group, reason) != ("OA", PRIOR_PAYER)
+        and (match.line.paid_cents or group == TO_PATIENT or reason in _CONTRACTUAL)
     ]
 
 

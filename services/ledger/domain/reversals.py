@@ -7,19 +7,16 @@ was posted. Where the books do not tell which one, it is left to a person.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 from uuid import UUID
 
 from services.ledger.domain.books import PATIENT, PAYER, RECEIVABLES, Books, Lines
-from services.ledger.domain.feed_acts import CORRECTION
+from services.ledger.domain.feed_acts import CORRECTION, PRIOR_PAYER
 from services.ledger.domain.matching import Match
 
 Code = tuple[str, str]
 """Group and reason."""
 Triplet = tuple[str, str, int]
 """Group code, reason code, cents."""
-_PRIOR_PAYER: Final = "23"
-"""What earlier payers did is not posted again (OA 23), so nothing of it is to be taken back."""
 
 
 def standing(books: Books, payer_id: UUID | None, charge_id: UUID) -> dict[Code, int]:
@@ -71,7 +68,7 @@ def _by_reason(back: Sequence[Triplet], before: dict[Code, int]) -> tuple[list[T
         if len(codes) == 1:
             left[codes[0]] += cents
             found.append((*codes[0], cents))
-        elif codes or reason != _PRIOR_PAYER:
+        elif codes or reason != PRIOR_PAYER:
             unknown.append(row)
     return found, unknown
 

@@ -199,6 +199,30 @@ language sql stable as $$
         select distinct company_id, payment_id from found) f) x, read_payments(x.c, x.v, false) p
 $$;
 
+-- Beside `load_books`, in the same snapshot: net transfers by charge and payer, of the charges that go by a name of kind
+-- 'settled', an account or the EMR's own number. For reversals that do not say what they take back (group CR).
+create function load_settled(wanted_c uuid[], wanted_k text[], wanted_v text[])
+returns table (kind text, company_id uuid, body json)
+language sql stable as $$
+    select 'settled', t.company_id, json_build_object('charge_id', t.charge_id, 'payer_id', r.payer_id,
+        'debit', t.debit, 'credit', t.credit, 'detail', t.detail, 'cents', sum(t.amount_cents))
+    from (
+        select w.c, r.charge_id from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
+        join patient p on p.company_id = w.c and p.account_number = w.v
+        join charge_revision r on r.company_id = p.company_id and r.patient_id = p.patient_id where w.k = 'settled'
+        union
+        select w.c, h.charge_id from unnest(wanted_c, wanted_k, wanted_v) as w (c, k, v)
+        join charge h on h.company_id = w.c and h.external_id = w.v where w.k = 'settled'
+    ) f
+    join transfer t on t.company_id = f.c and t.charge_id = f.charge_id and t.payment_id is not null
+    cross join lateral (
+        select r.payer_id from payment_revision r where r.company_id = t.company_id and r.payment_id = t.payment_id
+        order by r.version desc limit 1
+    ) r
+    where r.payer_id is not null
+    group by t.company_id, t.charge_id, r.payer_id, t.debit, t.credit, t.detail
+$$;
+
 -- Insert what a batch decided: a JSON list of rows for each table, or null. `company_books` names every company that is
 -- written to, with its new version and the count of writes at which the batch was decided.
 -- A parameter for each, because looking a member up in one big JSON value parses all of it every time; and the events'
