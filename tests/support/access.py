@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
-from uuid import uuid4
+from typing import Any, ClassVar, Final, Protocol
+from uuid import UUID, uuid4
 
 import orjson
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from tests.support.bad_tokens import claims_of, stale_tokens
+from tests.support.news import News
+from tests.support.tokens import TokenMaker
 
 _SLOT: Final = re.compile(r"\{(\w+)\}")
 FACTS: Final = frozenset({"fresh", "today", "word", "key"})
@@ -146,6 +153,47 @@ class Served(Protocol):
 
     async def checksums(self) -> dict[str, str]:
         """Every table's count of rows and a sum of their content."""
+
+
+class ServedByNews(ABC):
+    """A service that knows callers by their tokens, and by the news of changed rights."""
+
+    outdated: ClassVar[str]
+    """The caller whose rights change in `stale`."""
+
+    def __init__(self, client: TestClient[Any, Any], owner: Any, tokens: TokenMaker, news: News) -> None:
+        self.client, self.owner, self.tokens, self.news = client, owner, tokens, news
+
+    @property
+    def app(self) -> web.Application:
+        found = self.client.app
+        assert found is not None
+        return found
+
+    async def checksums(self) -> dict[str, str]:
+        return await checksums(self.owner)
+
+    async def send(self, method: str, url: str, token: str | None, **arguments: Any) -> Reply:
+        return await sent(self.client.request, method, url, token, **arguments)
+
+    async def stale(self) -> tuple[World, dict[str, str]]:
+        """A world, and a token of every caller from before its holder's rights changed."""
+        mine = await self.world(self.outdated)
+        assert mine.token is not None
+        before = claims_of(mine.token)
+        await self.news.raised(UUID(before["sub"]), before["authz_ver"] + 1)
+        return mine, stale_tokens(mine.token, self.tokens.key)
+
+    @abstractmethod
+    async def world(self, caller: str) -> World: ...
+
+
+async def sent(request: Callable[..., Any], method: str, url: str, token: str | None, **arguments: Any) -> Reply:
+    """For `Served.send`, by the `request` of a client."""
+    if token is not None:
+        arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
+    async with request(method, url, **arguments) as response:
+        return Reply(response.status, response.headers, await response.read())
 
 
 async def checksums(owner: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from services.identity.api import ENDPOINTS
 from services.identity.sealing import Sealer
 from services.identity.service.keys import active_key
 from tests.access.oracle import BREAK_GLASS, CHANGING, ENROLLING, ROLES, UNKNOWN
-from tests.support.access import FACTS, Reply, Row, World, checksums
+from tests.support.access import FACTS, Reply, Row, World, checksums, sent
 from tests.support.bad_tokens import claims_of, signed_again, stale_tokens
 from tests.support.databases import Databases
 from tests.support.identity import SECRETS_KEY, IdentityStack
@@ -158,10 +158,7 @@ class ServedIdentity:
         return await checksums(self._owner)
 
     async def send(self, method: str, url: str, token: str | None, **arguments: Any) -> Reply:
-        if token is not None:
-            arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
-        async with self.stack.session.request(method, self.stack.url + url, **arguments) as response:
-            return Reply(response.status, response.headers, await response.read())
+        return await sent(self.stack.session.request, method, self.stack.url + url, token, **arguments)
 
     async def world(self, caller: str) -> World:
         stack, name = self.stack, f"secret-{uuid4().hex[:16]}"

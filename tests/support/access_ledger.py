@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import orjson
-from aiohttp import web
 
 from services.ledger.api import ENDPOINTS
-from tests.support.access import FACTS, Reply, Row, World, checksums
-from tests.support.bad_tokens import claims_of, stale_tokens
+from tests.support.access import FACTS, Row, ServedByNews, World
 from tests.support.csv_files import PAYMENTS, agree, row, table
 from tests.support.databases import Databases
 from tests.support.emr import BATCH, emr_event, emr_payment
@@ -199,21 +197,16 @@ ROWS: Final = (
 _SLOTS: Final = frozenset(slot for one in ROWS for slot in one.slots)
 
 
-class ServedLedger:
+class ServedLedger(ServedByNews):
     """The running ledger, with a company for each caller."""
 
     rows = ROWS
     endpoints = ENDPOINTS
+    outdated = "self_service_admin"
 
     def __init__(self, stack: LedgerStack, news: News) -> None:
+        super().__init__(stack.client, stack.owner, stack.tokens, news)
         self.stack = stack
-        self.news = news
-
-    @property
-    def app(self) -> web.Application:
-        found = self.stack.client.app
-        assert found is not None
-        return found
 
     @classmethod
     @asynccontextmanager
@@ -221,23 +214,6 @@ class ServedLedger:
         news = News()
         async with LedgerStack.fresh(databases, news) as stack:
             yield cls(stack, news)
-
-    async def checksums(self) -> dict[str, str]:
-        return await checksums(self.stack.owner)
-
-    async def send(self, method: str, url: str, token: str | None, **arguments: Any) -> Reply:
-        if token is not None:
-            arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
-        async with self.stack.client.request(method, url, **arguments) as response:
-            return Reply(response.status, response.headers, await response.read())
-
-    async def stale(self) -> tuple[World, dict[str, str]]:
-        """A world, and a token of every caller from before its holder's rights changed."""
-        mine = await self.world("self_service_admin")
-        assert mine.token is not None
-        before = claims_of(mine.token)
-        await self.news.raised(UUID(before["sub"]), before["authz_ver"] + 1)
-        return mine, stale_tokens(mine.token, self.stack.tokens.key)
 
     async def world(self, caller: str) -> World:
         company = await self.stack.company()

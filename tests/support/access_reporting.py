@@ -5,14 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from aiohttp import web
-
 from services.reporting.api import ENDPOINTS
-from tests.support.access import Reply, Row, World, checksums
-from tests.support.bad_tokens import claims_of, stale_tokens
+from tests.support.access import Row, ServedByNews, World
 from tests.support.databases import Databases
 from tests.support.ledger_events import Books
 from tests.support.news import News
@@ -38,22 +35,17 @@ ROWS: Final = (
 )  # fmt: skip
 
 
-class ServedReporting:
+class ServedReporting(ServedByNews):
     """Running reports over the books of a company for each caller."""
 
     rows = ROWS
     endpoints = ENDPOINTS
+    outdated = "practice_admin"
 
     def __init__(self, stack: ReportingStack, news: News) -> None:
+        super().__init__(stack.client, stack.owner, stack.tokens, news)
         self.stack = stack
-        self.news = news
         self.books: dict[str, Books] = {}
-
-    @property
-    def app(self) -> web.Application:
-        found = self.stack.client.app
-        assert found is not None
-        return found
 
     @classmethod
     @asynccontextmanager
@@ -61,23 +53,6 @@ class ServedReporting:
         news = News()
         async with ReportingStack.fresh(databases, news) as stack:
             yield cls(stack, news)
-
-    async def checksums(self) -> dict[str, str]:
-        return await checksums(self.stack.owner)
-
-    async def send(self, method: str, url: str, token: str | None, **arguments: Any) -> Reply:
-        if token is not None:
-            arguments["headers"] = {**arguments.get("headers", {}), "Authorization": f"Bearer {token}"}
-        async with self.stack.client.request(method, url, **arguments) as response:
-            return Reply(response.status, response.headers, await response.read())
-
-    async def stale(self) -> tuple[World, dict[str, str]]:
-        """A world, and a token of every caller from before its holder's rights changed."""
-        mine = await self.world("practice_admin")
-        assert mine.token is not None
-        before = claims_of(mine.token)
-        await self.news.raised(UUID(before["sub"]), before["authz_ver"] + 1)
-        return mine, stale_tokens(mine.token, self.stack.tokens.key)
 
     async def world(self, caller: str) -> World:
         """Books of 120 acts; the restricted role is granted the first of three locations."""
