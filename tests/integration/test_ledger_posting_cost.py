@@ -18,7 +18,7 @@ from services.ledger.domain import commands as acts
 from services.ledger.poster import Poster
 from services.ledger.posting import post_batch
 from tests.support.ledger import LedgerStack
-from tests.support.posting import check, command, some_charge, some_payer
+from tests.support.posting import check, command, in_background, some_charge, some_payer
 
 STATEMENTS_PER_BATCH = ["load_books", "append_books"]
 
@@ -27,14 +27,13 @@ HELD_BATCH = ["BEGIN", "for update", "load_books", "append_books", "COMMIT"]
 
 
 class Wire:
-    """What the driver sends, statement by statement, BEGIN and COMMIT included. The audit is written meanwhile, many
-    entries at a time, on a connection of its own."""
+    """What the driver sends, statement by statement, BEGIN and COMMIT included."""
 
     def __init__(self) -> None:
         self.queries: list[str] = []
 
     def __call__(self, record: Any) -> None:
-        if "insert into audit" not in record.query:
+        if not in_background(record.query):
             self.queries.append(record.query)
 
     @property

@@ -8,7 +8,14 @@ from uuid import UUID, uuid4
 from services.ledger.domain import commands as acts
 from tests.support.ledger import Company, LedgerStack
 
+_BACKGROUND = ("insert into audit", "update feed set worked_at")
 BOX = acts.Actor(UUID(int=7), "practice")
+
+
+def in_background(query: str) -> bool:
+    """Whether a statement is what the process does beside its postings, whenever it does: it writes the audit, many
+    entries at a time, and looks for abandoned feeds."""
+    return any(text in query for text in _BACKGROUND)
 
 
 def command(company: Company, act: acts.Act, key: str = "", body: bytes = b"body", **more: Any) -> acts.Command:
