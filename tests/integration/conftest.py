@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.databases import Databases
+from tests.support.emr import Emr
 from tests.support.identity import IdentityStack
 from tests.support.ledger import Company, LedgerStack
 
@@ -22,6 +23,12 @@ async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
 async def company(stack: LedgerStack) -> Company:
     """One with two locations, and empty books."""
     return await stack.company(locations=2)
+
+
+@pytest.fixture
+async def emr(company: Company) -> Emr:
+    """The EMR of that company."""
+    return await Emr.of(company)
 
 
 @pytest.fixture(scope="module")
