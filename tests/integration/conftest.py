@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.csv_files import agree
 from tests.support.databases import Databases
+from tests.support.drop import Drop
 from tests.support.emr import Emr
 from tests.support.identity import IdentityStack
 from tests.support.ledger import Company, LedgerStack
@@ -29,6 +32,14 @@ async def company(stack: LedgerStack) -> Company:
 async def emr(company: Company) -> Emr:
     """The EMR of that company."""
     return await Emr.of(company)
+
+
+@pytest.fixture
+async def drop(stack: LedgerStack, tmp_path: Path) -> Drop:
+    """The folder of a company that has agreed how its bank writes CSV."""
+    company = await stack.company()
+    await agree(company)
+    return Drop(company, tmp_path)
 
 
 @pytest.fixture(scope="module")

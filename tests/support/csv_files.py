@@ -79,6 +79,10 @@ def row(location: UUID | str, number: int | str = 1, **changes: str) -> dict[str
     }
 
 
+def payments(company: Company, count: int, start: int = 0) -> list[dict[str, str]]:
+    return [row(company.locations[0], n) for n in range(start, start + count)]
+
+
 def table(*rows: Mapping[str, str]) -> bytes:
     out = io.StringIO()
     writer = csv.DictWriter(out, HEADER, restval="")
