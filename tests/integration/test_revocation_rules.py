@@ -1,6 +1,6 @@
 """What a service believes of tokens, by what it has heard: the rules of docs/decisions/0014-revocation.md.
 
-Time is real and short here; the constants of production are in test_revocation.py.
+Time is real and short here; the constants of production are in test_revocation_faults.py.
 """
 
 from __future__ import annotations
