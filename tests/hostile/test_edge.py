@@ -1,5 +1,5 @@
 """What every answer says to browsers, whatever it answers (ASVS 5.0 3.4, 4.1.1); and callers who want too much of us
-(ASVS 5.0 2.4.1, 15.2.2). The proxy's own answers are looked at in `test_deploy_files`."""
+(ASVS 5.0 2.4.1, 15.2.2). The proxy's own answers are looked at in `test_deploy_proxy`."""
 
 from __future__ import annotations
 
