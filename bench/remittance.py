@@ -1,4 +1,4 @@
-"""P6: lines of one large remittance posted end to end, against a raw COPY of the same rows into same-shaped tables.
+"""Lines of one large remittance posted end to end, against the driver's COPY of the same rows into same-shaped tables.
 
 The product keeps the file, surveys it, finds every line's charge, applies and adjusts it, and writes postings, events,
 keys and what became of the claims. The floor is given the rows that came of that, and copies them.
@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -152,7 +152,7 @@ def remittances_posted(dsn: str) -> list[Result]:
         owner = runner.run(asyncpg.connect(dsn))
         ledger = Ledger(pool, _Away())
         runner.run(_prepare_floor(owner))
-        copied: dict[str, bytes] = {}
+        copied: dict[str, list[tuple[object, ...]]] = {}
 
         def product() -> float:
             company = runner.run(prepare_company(owner, LINES))
@@ -184,31 +184,17 @@ async def _prepare_floor(owner: asyncpg.Connection) -> None:
         await owner.execute(f"create table floor_{table} (like {table} including all excluding identity)")
 
 
-async def _rows_of(owner: asyncpg.Connection, company: UUID) -> dict[str, bytes]:
-    """What one remittance came to, table by table, in the form that COPY reads."""
-    found: dict[str, bytes] = {}
+async def _rows_of(owner: asyncpg.Connection, company: UUID) -> dict[str, list[tuple[object, ...]]]:
+    """What one remittance came to, table by table."""
+    found: dict[str, list[tuple[object, ...]]] = {}
     for table in _TABLES:
-        out: list[Any] = []
-
-        async def keep(data: bytes, out: list[Any] = out) -> None:
-            out.append(bytes(data))
-
         since = " and version > 1" if table in ("posting", "transfer") else ""
-        await owner.copy_from_query(
-            f"select * from {table} where company_id = '{company}'{since}",  # noqa: S608 - names of our own
-            output=keep,
-            format="binary",
-        )
-        found[table] = b"".join(out)
+        query = f"select * from {table} where company_id = $1{since}"  # noqa: S608 - names of our own
+        found[table] = [tuple(row) for row in await owner.fetch(query, company)]
     return found
 
 
-async def _copy(owner: asyncpg.Connection, rows: dict[str, bytes]) -> None:
+async def _copy(owner: asyncpg.Connection, rows: dict[str, list[tuple[object, ...]]]) -> None:
     async with owner.transaction():
-        for table, data in rows.items():
-            await owner.copy_to_table(f"floor_{table}", source=_source(data), format="binary")
-
-
-async def _source(data: bytes) -> Any:
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
+        for table, records in rows.items():
+            await owner.copy_records_to_table(f"floor_{table}", records=records)
