@@ -5,7 +5,7 @@ Every format sends the same charge in versions; the counts and the books must no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import pytest
 from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import agree
 from tests.support.csv_files import sent as csv_sent
-from tests.support.databases import Databases
 from tests.support.emr import BATCH, Emr
 from tests.support.fhir_builder import body, bundle, charge_item, concept, money, patient
 from tests.support.hl7_messages import ft1, message
@@ -39,12 +38,6 @@ NO_COLUMN = {**PROFILE, "columns": {name: one for name, one in PROFILE["columns"
 
 Send = Callable[[int, int, str], Awaitable[Any]]
 """A version of the one charge, its cents and its diagnosis (or none): the feed's document."""
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def emr(company: Company) -> Send:

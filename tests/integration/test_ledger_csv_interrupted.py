@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,15 +17,8 @@ from services.ledger.feeds.intake import Feed
 from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from tests.support.csv_files import PAYMENTS, agree, row, sent, table, upload
-from tests.support.databases import Databases
 from tests.support.feed_work import retried, true
 from tests.support.ledger import Company, LedgerStack, counts
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ from tests.support.ledger import COUNTS, Company, LedgerStack, clinic_of, fold
 from tests.support.posting import in_background
 
 
-@pytest.fixture
-async def emr(stack: LedgerStack) -> Emr:
-    return await Emr.of(await stack.company(locations=2))
-
-
 def story(emr: Emr, rng: random.Random, documents: int = 12) -> list[dict[str, Any]]:
     """Several payments and charges with one to four versions each, some deleted, some posted again."""
     events = []

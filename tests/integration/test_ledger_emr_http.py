@@ -22,11 +22,6 @@ from tests.support.emr import Emr, emr_event, emr_payment
 from tests.support.ledger import LedgerStack, clinic_of, fold, patient_body
 
 
-@pytest.fixture
-async def emr(stack: LedgerStack) -> Emr:
-    return await Emr.of(await stack.company(locations=2))
-
-
 async def test_a_payment_and_a_charge_and_their_patient(emr: Emr) -> None:
     company = emr.company
     person = {**patient_body("EMR-77", first_name="Ana", last_name="Muñoz"), "email": "is not ours to keep"}

@@ -31,11 +31,6 @@ from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_builder import x12_file
 
 
-@pytest.fixture
-async def emr(company: Company) -> Emr:
-    return await Emr.of(company)
-
-
 async def test_many_by_filter_page_by_page(emr: Emr, monkeypatch: pytest.MonkeyPatch) -> None:
     company = emr.company
     feed = await emr.send(*(unknown(emr, "clinic-many", f"p-{n}") for n in range(25)), unknown(emr, "other", "x"))

@@ -10,8 +10,6 @@ import json
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
 from shared.bus import Outcome
 from tests.support.emr import BATCH, Emr
 from tests.support.feed_work import (
@@ -27,11 +25,6 @@ from tests.support.feed_work import (
     unknown,
 )
 from tests.support.ledger import Company, LedgerStack
-
-
-@pytest.fixture
-async def emr(company: Company) -> Emr:
-    return await Emr.of(company)
 
 
 async def map_words(company: Company, **rows: Any) -> Any:

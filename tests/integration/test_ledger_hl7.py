@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from shared.access.policy import EMR_CLIENT
-from tests.support.databases import Databases
 from tests.support.hl7_messages import codes, ft1, message, sample
 from tests.support.ledger import COUNTS, Answer, Company, LedgerStack, clinic_of
 
 SOURCE = "EMR|CLINIC"
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 async def send(company: Company, content: bytes, **more: Any) -> Answer:

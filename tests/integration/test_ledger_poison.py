@@ -30,11 +30,6 @@ from tests.support.feed_work import retried, the_exception, true
 from tests.support.ledger import Company, LedgerStack
 
 
-@pytest.fixture
-async def emr(company: Company) -> Emr:
-    return await Emr.of(company)
-
-
 class Died(BaseException):
     """Stands for the end of the process: nothing after it runs."""
 

@@ -16,18 +16,11 @@ from __future__ import annotations
 import json
 from uuid import uuid4
 
-import pytest
-
 from shared.bus import Outcome
 from shared.ids import INTEGRATION_POSTER_ID, NO_COMPANY
 from tests.support.emr import BATCH, Emr, emr_event, emr_payment
 from tests.support.feed_work import feed_now, register_clinic, retried, the_exception, true, unknown
 from tests.support.ledger import Company, LedgerStack, together
-
-
-@pytest.fixture
-async def emr(company: Company) -> Emr:
-    return await Emr.of(company)
 
 
 async def test_a_clinic_that_was_registered_later(emr: Emr) -> None:

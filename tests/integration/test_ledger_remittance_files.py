@@ -7,28 +7,15 @@ the first is being posted they wait for it; what was left unfinished, they finis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import charge_of, check, claim, service
-from tests.support.ledger import Company, LedgerStack
+from tests.support.ledger import Company
 from tests.support.remittances import charges_now, figures, proven, sent
 from tests.support.x12_builder import x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 async def test_what_was_sent_is_kept_as_it_was(company: Company) -> None:

@@ -13,28 +13,15 @@ Decided here where the rules are silent, always in favour of "never lose or inve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import date
 from typing import Any
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import PAID, charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven, sent
 from tests.support.x12_builder import ClaimPayment, ProviderLevel, Service, x12_file
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
-
-
-@pytest.fixture
-async def company(stack: LedgerStack) -> Company:
-    return await stack.company(locations=2)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,11 @@ adjusted; where a reason could mean several codes, or none, its adjustment stays
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from tests.support.databases import Databases
 from tests.support.feed_work import charge_of, check, claim, remit, retried, service, the_exception
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven
@@ -19,12 +18,6 @@ from tests.support.x12_builder import Cas, ClaimPayment, Payment, ProviderLevel,
 
 UNTOUCHED = (0, 0, 10_000, 0)
 OTHER = {"payer": "SECOND PLAN", "payer_id": "22222", "payer_ein": "222222222"}
-
-
-@pytest.fixture(scope="module")
-async def stack(databases: Databases) -> AsyncIterator[LedgerStack]:
-    async with LedgerStack.fresh(databases) as running:
-        yield running
 
 
 @pytest.fixture
