@@ -135,13 +135,14 @@ def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) 
 
 
 def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> None:
-    """Apply what was paid, then what was adjusted: write-offs first, then the move of the patient's part, which is what
-    remains."""
+    """Apply what was paid, then what was adjusted: write-offs first, what they add before what they take off, then the
+    move of the patient's part, which is what remains."""
     books, charge, payer_id = draft.books, match.charge, payment.words.payer_id
     apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
     rows = with_groups(books, payer_id, match, _to_post(match))
-    for group, reason, cents in sorted(rows, key=lambda row: row[0] == TO_PATIENT):
-        refusal = adjustment_refusal(charge, group, reason, cents)
+    fit = _fit_together(charge, rows)
+    for group, reason, cents in sorted(rows, key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0):
+        refusal = adjustment_refusal(charge, group, reason, cents, fit)
         if refusal:
             numbers: dict[str, Any] = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
             if group == CORRECTION:
@@ -153,12 +154,31 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
             adjust(draft, charge, Adjustment(charge.charge_id, group, reason, cents), payment)
 
 
-def adjustment_refusal(charge: Charge, group: str, reason: str, cents: int) -> str | None:
-    """Why an adjustment of a matched line must not post; what kind of adjustment it is has to be known."""
-    if group not in _GROUPS or not (reason.isalnum() and len(reason) <= 5):
+def _fit_together(charge: Charge, rows: Sequence[tuple[str, str, int]]) -> bool | None:
+    """Whether write-offs that go both ways fit as a sum: what a payer adds (an incentive, CARC 144; what he paid above
+    the charge, 94) makes room for what he takes off, so neither is posted alone. None where all go one way."""
+    written_off = [cents for group, reason, cents in rows if group != TO_PATIENT and _is_known(group, reason)]
+    both_ways = min(written_off, default=0) < 0 < max(written_off, default=0)
+    return _fits(charge, sum(written_off)) if both_ways else None
+
+
+def adjustment_refusal(charge: Charge, group: str, reason: str, cents: int, fit: bool | None = None) -> str | None:
+    """Why an adjustment of a matched line must not post; what kind of adjustment it is has to be known. `fit`: as of
+    its line, where that decides for all of them."""
+    if not _is_known(group, reason):
         return "unknown_code"
-    written_off = group != TO_PATIENT
-    return "over_applied" if written_off and not -charge.adjusted_cents <= cents <= charge.balance_cents else None
+    if group == TO_PATIENT or (_fits(charge, cents) if fit is None else fit):
+        return None
+    return "over_applied"
+
+
+def _is_known(group: str, reason: str) -> bool:
+    return group in _GROUPS and reason.isalnum() and len(reason) <= 5
+
+
+def _fits(charge: Charge, cents: int) -> bool:
+    """No more is written off than is open, and no more is taken back than was written off."""
+    return -charge.adjusted_cents <= cents <= charge.balance_cents
 
 
 def _to_post(match: Match) -> list[tuple[str, str, int]]:
