@@ -12,6 +12,11 @@ from services.ledger.domain.wants import Wants
 
 CORRECTION: Final = "CR"
 """The group code of corrections and reversals in 4010, which does not say what is corrected."""
+REVERSAL: Final = "22"
+_ADJUDICATED: Final = ("1", "2", "3", "4", "19", "20", "21")
+"""CLP02 of what a reversal takes back."""
+WHOLE: Final = 0
+"""The line that a claim without lines is."""
 PRIOR_PAYER: Final = "23"
 """The reason (CARC, with group OA) for what earlier payers paid and wrote off: posted when their own remittance came,
 so it is neither posted nor taken back."""
@@ -200,7 +205,8 @@ def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
     for claim in claims:
         wants.add("account_charges", claim.claim_id)
         wants.add("external_charges", *external_ids(claim))
-        wants.add("line", *(line_key(claim, line.ordinal) for line in claim.lines))
+        for ordinal in [line.ordinal for line in claim.lines] or [WHOLE]:
+            wants.add("line", line_key(claim, ordinal), *counterparts(claim, ordinal))
         rows = (*claim.adjustments, *(row for line in claim.lines for row in line.adjustments))
         if any(group == CORRECTION for group, _, _ in rows):
             wants.add("settled", claim.claim_id, *external_ids(claim))
@@ -219,6 +225,12 @@ def line_names(claim: RemittanceClaim, line: RemittanceLine) -> set[str]:
     return {line.control_number, f"{claim.claim_id}-{line.control_number}"} if line.control_number else set()
 
 
-def line_key(claim: RemittanceClaim, ordinal: int) -> str:
+def line_key(claim: RemittanceClaim, ordinal: int, status: str | None = None) -> str:
     """Line-level dedupe (feeds.md 0.6); lines of a claim without the payer's control number are not compared."""
-    return f"{claim.claim_id}|{claim.payer_control_number}|{claim.status}|{ordinal}"
+    return f"{claim.claim_id}|{claim.payer_control_number}|{claim.status if status is None else status}|{ordinal}"
+
+
+def counterparts(claim: RemittanceClaim, ordinal: int) -> list[str]:
+    """Keys of what takes the line back; of a reversal, keys of what it may take back."""
+    statuses = _ADJUDICATED if claim.status == REVERSAL else (REVERSAL,)
+    return [line_key(claim, ordinal, status) for status in statuses]

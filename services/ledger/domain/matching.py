@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.ledger.domain.books import Books, Charge
-from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine, external_ids, line_key, line_names
+from services.ledger.domain.feed_acts import (
+    WHOLE,
+    RemittanceClaim,
+    RemittanceLine,
+    external_ids,
+    line_key,
+    line_names,
+)
 
 NOT_OUR_CLAIM, PREDETERMINATION = "23", "25"
 
@@ -165,7 +172,7 @@ def _claim_level(claim: RemittanceClaim) -> dict[str, Any]:
 def _as_line(claim: RemittanceClaim) -> RemittanceLine:
     """A claim reported without service lines, taken as one line of any procedure."""
     return RemittanceLine(
-        ordinal=0,
+        ordinal=WHOLE,
         procedure_code="",
         submitted_code=None,
         modifiers=(),

@@ -14,7 +14,15 @@ from services.ledger.domain.charges import TO_PATIENT, adjust
 from services.ledger.domain.commands import Adjustment, Command
 from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.draft import Draft
-from services.ledger.domain.feed_acts import CORRECTION, PRIOR_PAYER, ApplyRemittance, LocateRemittance, PostRemittance
+from services.ledger.domain.feed_acts import (
+    CORRECTION,
+    PRIOR_PAYER,
+    REVERSAL,
+    ApplyRemittance,
+    LocateRemittance,
+    PostRemittance,
+    counterparts,
+)
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
@@ -24,7 +32,7 @@ from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
 from shared.ids import uuid7
 
-_DENIED, _REVERSAL = "4", "22"
+_DENIED = "4"
 _GROUPS = ("CO", "PR", "OA", "PI")
 _CONTRACTUAL = frozenset({"45", "253"})
 """Fee schedule and sequestration: written off even where nothing was paid. Any other reason on an unpaid line is a
@@ -125,13 +133,21 @@ def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequenc
 def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) -> Miss | None:
     """Why a matched line must not be applied: it was before, or it is above the open balance or below zero."""
     charge, paid = match.charge, match.line.paid_cents
-    # Within one payment a payer may use the same numbers for different claims; across payments it is a repetition.
-    if key is not None and books.applied_lines.get(key, set()) - {payment.payment_id}:
-        taken_back = min(match.line.charge_cents, paid) < 0 and match.claim.status != _REVERSAL
+    if key is not None and _is_repeated(books, payment, match, key):
+        taken_back = min(match.line.charge_cents, paid) < 0 and match.claim.status != REVERSAL
         return _miss("unmarked_reversal" if taken_back else "duplicate_line", match, charge)
     if paid > charge.balance_cents or -paid > charge.applied_cents:
         return _miss("over_applied", match, charge)
     return None
+
+
+def _is_repeated(books: Books, payment: Payment, match: Match, key: str) -> bool:
+    """Whether other payments have brought the line, and it stands. Within one payment a payer may use the same numbers
+    for different claims. Across payments one who keeps his number pays again what he took back, and takes that back
+    again: a line may come once more than its reversal, and its reversal as often as the line."""
+    before = len(books.applied_lines.get(key, set()) - {payment.payment_id})
+    across = sum(len(books.applied_lines.get(other, ())) for other in counterparts(match.claim, match.line.ordinal))
+    return before > 0 and (before >= across if match.claim.status == REVERSAL else before > across)
 
 
 def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> None:
