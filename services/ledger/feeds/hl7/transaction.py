@@ -84,6 +84,7 @@ class Transactions:
         modifiers = all_coded(ft1, 26)
         key = self._key(transaction_id, text(4)[:8], code or procedure, "~".join(modifiers), text(1) or str(place))
         self._once(key, void, place)
+        amount = self._signed(kind, void, amount, quantity)
         if kind in ("PY", "CO"):
             self.stated_cents += amount or 0
         return Transaction(
@@ -100,7 +101,7 @@ class Transactions:
             procedure=procedure,
             modifiers=modifiers,
             units=abs(int(quantity)) or 1,
-            amount_cents=self._signed(kind, void, amount),
+            amount_cents=amount,
             diagnoses=all_coded(ft1, 19) or tuple(diagnoses),
             payment_reference=text(30),
             transaction_reference=check_key(self.problems, text(31), "FT1", place, 31),
@@ -175,10 +176,13 @@ class Transactions:
         if kind != "CG" or self.profile.missing_amount == "refuse":
             self._problem("missing_amount", place, 11, "The transaction has no amount")
 
-    def _signed(self, kind: str, void: bool, amount: int | None) -> int | None:
+    def _signed(self, kind: str, void: bool, amount: int | None, quantity: Decimal) -> int | None:
+        """A negative quantity takes back whatever FT1-11 says, which senders leave positive beside it."""
         if amount is None or void:
             return amount and abs(amount)
-        return -amount if kind == "AJ" and self.profile.adjustments == "negative_reduces" else amount
+        if kind == "AJ" and self.profile.adjustments == "negative_reduces":
+            return -amount
+        return -abs(amount) if quantity < 0 else amount
 
     def _key(self, transaction_id: str, *own: str) -> str:
         """The line's name among all of its sender's; a name too long for an index is replaced by its digest."""
