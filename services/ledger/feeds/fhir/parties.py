@@ -35,13 +35,14 @@ class Name:
 
 def name(item: Item, resource: Resource, found: list[Issue]) -> Name:
     """Business identifier, else id, else fullUrl. The id comes before the URL because the same resource may come
-    alone, where it has none, or from another address of the same server."""
+    alone, where it has none, or from another address of the same server. A fullUrl of `urn:uuid:` stands for an id
+    that is still to be given (FHIR 3.1.1.2): sent again, it would be another one."""
     identifier = values.best(resource.identifier)
     if identifier:
         return Name(
             values.key(item.kind, values.name_of(identifier), f"{item.path}.identifier", found), value(identifier)
         )
-    plain = resource.id or item.full_url
+    plain = resource.id or ("" if item.full_url.lower().startswith("urn:uuid:") else item.full_url)
     return Name(values.key(item.kind, plain, item.path, found), plain)
 
 
