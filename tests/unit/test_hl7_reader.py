@@ -74,16 +74,16 @@ def test_what_lies_around_a_message_is_not_part_of_it(around: tuple[str, str]) -
     ("declared", "codec", "read_with"),
     [
         ("", "utf-8", "utf-8"),
-        ("", "latin-1", "latin-1"),
+        ("", "latin-1", "cp1252"),
         ("ASCII", "utf-8", "utf-8"),
         ("UNICODE UTF-8", "utf-8", "utf-8"),
         ("utf-8", "utf-8", "utf-8"),
         ("UNICODE", "utf-8", "utf-8"),
-        ("UNICODE UTF-8", "latin-1", "latin-1"),
-        ("8859/1", "latin-1", "iso8859-1"),
+        ("UNICODE UTF-8", "latin-1", "cp1252"),
+        ("8859/1", "latin-1", "cp1252"),
         ("8859/15~ASCII", "iso8859-15", "iso8859-15"),
-        ("ISO 8859/1", "latin-1", "iso8859-1"),
-        ("ISO-8859-1", "latin-1", "iso8859-1"),
+        ("ISO 8859/1", "latin-1", "cp1252"),
+        ("ISO-8859-1", "latin-1", "cp1252"),
     ],
 )
 def test_the_character_set_is_the_declared_one_or_a_likely_one(declared: str, codec: str, read_with: str) -> None:
@@ -91,6 +91,15 @@ def test_the_character_set_is_the_declared_one_or_a_likely_one(declared: str, co
     found = message(text, codec)
     assert found.msh.syntax.encoding == read_with
     assert found.segments[2].text(5) == "NUÑEZ"
+
+
+@pytest.mark.parametrize("declared", ["", "ASCII", "8859/1", "UNICODE UTF-8"])
+def test_names_of_windows_are_read_whatever_is_declared(declared: str) -> None:
+    """As control characters, which no name may have, they would keep the charge from being posted."""
+    text = MESSAGE.replace("2.5.1\r", f"2.5.1||||||{declared}\r").replace("DOE", "O’BRIEN")
+    assert message(text, "cp1252").segments[2].text(5) == "O’BRIEN"
+    nothing_there = text.replace("’", "\x81")
+    assert message(nothing_there, "latin-1").segments[2].text(5) == "O\x81BRIEN"
 
 
 def test_every_part_of_8859_reads_its_own_letters() -> None:
@@ -114,6 +123,7 @@ def test_an_unknown_character_set_matters_only_where_it_is_used() -> None:
         (r"line\.br\line", "line\nline"),
         (r"\X41\\X0D\\XC3A9\\xE9\ ", "A\ré\\xE9\\"),
         (r"\XE9\ ", "é"),
+        (r"O\X92\Brien", "O’Brien"),
         (r"\X00\ ", r"\X00" + "\\"),
         (r"\X4\ ", r"\X4" + "\\"),
         (r"\Z99\ \H\very\N\ ", "\\Z99\\ \\H\\very\\N\\"),

@@ -234,11 +234,12 @@ def test_text_around_interchanges() -> None:
     assert [t.ordinal for t in survey([several])] == [1, 2, 3]
 
 
-def test_names_are_utf8_or_latin1_segment_by_segment() -> None:
+@pytest.mark.parametrize(("codec", "name"), [("cp1252", "O’BRIEN"), ("latin-1", "MÜLLER"), ("latin-1", "M\x90LLER")])
+def test_names_are_utf8_or_western_segment_by_segment(codec: str, name: str) -> None:
     content = sample("10_two_ST_two_payers_one_GS.835")
     first, _, second = content.partition(b"DOE")
-    mixed = "NUÑEZ".encode().join((first, second.replace(b"DOE", "MÜLLER".encode("latin-1"))))
-    assert [event.patient.last for event in outcome(mixed) or [] if isinstance(event, Claim)] == ["NUÑEZ", "MÜLLER"]
+    mixed = "NUÑEZ".encode().join((first, second.replace(b"DOE", name.encode(codec))))
+    assert [event.patient.last for event in outcome(mixed) or [] if isinstance(event, Claim)] == ["NUÑEZ", name]
 
 
 @pytest.mark.parametrize("path", CLEAN, ids=lambda path: path.name)

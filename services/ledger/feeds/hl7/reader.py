@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from services.ledger.feeds.hl7.model import Code, Problem
+from services.ledger.feeds.western import WINDOWS, western
 
 MAX_MESSAGE = 16 << 20
 MAX_SEGMENTS = 20_000
@@ -32,7 +33,8 @@ _PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _8859 = re.compile(r"(?:ISO[ -]?)?8859[/-]([1-9][0-9]?)")
 _CODECS: Final = {
     **dict.fromkeys(("", "ASCII", "UNICODE", "UNICODE UTF-8", "UTF-8", "UTF8"), "utf-8"),
-    **{f"8859/{part}": f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))},
+    "8859/1": WINDOWS,
+    **{f"8859/{part}": f"iso8859-{part}" for part in (*range(2, 12), *range(13, 17))},
 }
 """Table 0211. ASCII is read as UTF-8, which it is a part of; UNICODE cannot be UTF-16, as MSH itself shows."""
 
@@ -125,7 +127,7 @@ class Syntax:
         try:
             return data.decode(self.encoding)
         except UnicodeDecodeError:
-            return data.decode("latin-1")
+            return western(data)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def _declared(body: bytes, name: str = "MSH") -> tuple[str, str]:
 
 def _decode(body: bytes, charset: str) -> tuple[str, str]:
     """The text and the codec that read it. What is declared wrongly or not at all is UTF-8 where it can be, else
-    Latin-1; but under a name that is not known, bytes that look like separators may be parts of letters."""
+    western; but under a name that is not known, bytes that look like separators may be parts of letters."""
     if b"\0" in body:
         raise Unreadable("bad_syntax", "There is a NUL byte in the message")
     codec = _codec(charset)
@@ -251,7 +253,7 @@ def _decode(body: bytes, charset: str) -> tuple[str, str]:
     except UnicodeDecodeError:
         if codec is None:
             raise Unreadable("unknown_charset", "The character set is not supported", field=18) from None
-        return body.decode("latin-1"), "latin-1"
+        return western(body)
 
 
 @lru_cache(maxsize=64)

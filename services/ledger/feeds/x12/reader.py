@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.ledger.feeds.western import western
+
 MAX_SEGMENT = 64 * 1024
 _PIECE = 64 * 1024
 _ISA_WINDOW = 512
@@ -199,8 +201,8 @@ def _raw(block: bytes, syntax: _Syntax) -> list[tuple[bytes, bytes]]:
 
 
 def _text(raw: bytes) -> str:
-    """UTF-8 where it is, else Latin-1: payers send names in either and declare neither."""
+    """UTF-8 where it is, else Windows-1252: payers send names in either and declare neither."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        return western(raw)[0]
