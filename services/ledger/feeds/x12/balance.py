@@ -40,8 +40,11 @@ def claim_findings(
     return tuple(found)
 
 
-def transaction_findings(amount: int | None, handling: str, paid: int, provider: int, items: int) -> list[Finding]:
-    """Rule T, and whether money is claimed by what is only a notification (RFI 1581).
+def transaction_findings(
+    amount: int | None, handling: str, method: str, paid: int, provider: int, items: int
+) -> list[Finding]:
+    """Rule T, and whether money is claimed by what is only a notification: BPR01 H (or P, which only announces that
+    there will be transfers), or BPR04 NON (RFI 1581).
 
     `amount` is None without a BPR. `items` counts claims and provider adjustments: with none of them BPR02 = 0
     balances, but a remittance in which nothing was found was not understood.
@@ -55,8 +58,9 @@ def transaction_findings(amount: int | None, handling: str, paid: int, provider:
         found.append(_unbalanced("transaction_unbalanced", "BPR02 = sum of CLP04 - sum of PLB", numbers))
     elif not items:
         found.append(Finding("transaction_unbalanced", "There is neither a claim nor a provider adjustment", numbers))
-    if handling == "H" and amount is not None and amount > 0:
-        detail = f"BPR01 H is a notification without money, but BPR02 is {dollars(amount)}"
+    said = f"BPR01 {handling}" if handling in ("H", "P") else "BPR04 NON" if method == "NON" else ""
+    if said and amount is not None and amount > 0:
+        detail = f"{said} is a notification without money, but BPR02 is {dollars(amount)}"
         found.append(Finding("notification_with_money", detail, (("bpr02", amount),)))
     return found
 
