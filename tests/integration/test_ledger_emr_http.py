@@ -63,6 +63,19 @@ async def test_binary_mode(emr: Emr) -> None:
     assert (answer.status, answer.fields) == (422, {"id": "missing"})
 
 
+async def test_an_event_has_one_name_in_either_mode(emr: Emr) -> None:
+    """Spaces and percent signs are percent-encoded in headers (CloudEvents HTTP binding, 3.1.3.2)."""
+    event = {**emr.payment(), "id": "receipt 7, 100% paid"}
+    names = ("specversion", "source", "type")
+    headers = {f"ce-{name}": event[name] for name in names} | {"ce-id": "receipt%207%2C%20100%25%20paid"}
+    answer = await emr.company.upload(
+        "emr", orjson.dumps(event["data"]), token=emr.token, **headers, **{"Content-Type": "application/json"}
+    )
+    assert answer.body["posted"] == 1
+    assert await emr.outcome({**emr.payment("p-2"), "id": event["id"]}) == {"quarantined": 1}
+    assert (await emr.company.reasons()) == {"conflict": 1}
+
+
 async def test_structured_mode_under_the_plain_type(emr: Emr) -> None:
     assert (await emr.send(emr.payment(), **{"Content-Type": "application/json"}))["posted"] == 1
     answer = await emr.company.upload(

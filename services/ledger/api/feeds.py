@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import tempfile
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import structlog
 from aiohttp import web
@@ -108,7 +109,9 @@ async def emr_events(call: Call) -> web.Response:
     batch = isinstance(value, list)
     if batch and len(value) > _MAX_EVENTS:
         raise Invalid.field("body", "too_many", f"At most {_MAX_EVENTS} events")
-    one = structured(call.request.content_type, call.request.headers, value)
+    # Of this binding alone: AMQP carries them as they are (CloudEvents HTTP binding, 3.1.3.2).
+    headers = {name: unquote(text) for name, text in call.request.headers.items()}
+    one = structured(call.request.content_type, headers, value)
     events = _understood(value if batch else [one], batch)
     pool, company_id = ledger(call).pool, call.principal.company
     if not batch and events[0].problem is not None:
