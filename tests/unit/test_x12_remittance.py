@@ -292,3 +292,20 @@ def test_interest_and_capitation_are_provider_level() -> None:
     assert (found.claims, found.provider_cents, found.problems) == (0, -420_125, ())
     assert found.header
     assert found.header.amount_cents == 420_125
+
+
+def test_spaces_that_fill_an_element_up_mean_nothing() -> None:
+    """Some payers write elements in their full width; the header and CLP were read so from the beginning."""
+    plain, content = claims_of(sample(1))[0], sample(1)
+    padding = [
+        (b"SVC*HC:97110:GP", b"SVC*HC :97110 :GP "),
+        (b"CAS*CO*45*", b"CAS*CO *45 *"),
+        (b"DTM*472*20260105", b"DTM*472 *20260105 "),
+        (b"REF*6R*", b"REF*6R *"),
+    ]
+    for old, new in padding:
+        assert old in content, old
+        content = content.replace(old, new)
+    (padded,) = claims_of(content)
+    assert padded == plain
+    assert claims_of(sample(1).replace(b"REF*6R*1~", b"CAS~"))[0].lines[0].adjustments == plain.lines[0].adjustments

@@ -26,13 +26,13 @@ class Loop:
     def dtm(self, segment: list[str]) -> None:
         """DTM: an unreadable date is no date."""
         qualifier, text = fields(segment, 2)
-        self.dates.setdefault(qualifier, day(text))
+        self.dates.setdefault(qualifier.strip(), day(text.strip()))
 
     def ref(self, segment: list[str]) -> None:
         """REF: an empty number refers to nothing."""
         qualifier, value = fields(segment, 2)
         if value := value.strip():
-            self.references.append((qualifier, value))
+            self.references.append((qualifier.strip(), value))
 
 
 @dataclass(slots=True, kw_only=True)

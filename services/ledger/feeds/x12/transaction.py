@@ -230,12 +230,12 @@ class Remittance:
         if self._loop is None:
             self._fault("CAS outside a claim")
             return
-        size = len(segment)
+        size, group = len(segment), fields(segment, 1)[0].strip()
         for i in range(2, size, 3):  # six triplets, 02/03/04 to 17/18/19: keep every one (openemr 6269)
             amount = self._cents(segment, i + 1)
             if amount or segment[i]:
                 quantity = segment[i + 2] if i + 2 < size else ""
-                self._loop.adjustments.append(Adjustment(segment[1], segment[i], amount, quantity))
+                self._loop.adjustments.append(Adjustment(group, segment[i].strip(), amount, quantity))
 
     def _nm1(self, segment: list[str]) -> None:
         if self._claim is not None:
@@ -273,7 +273,7 @@ class Remittance:
 
     def _lq(self, segment: list[str]) -> None:
         qualifier, code = fields(segment, 2)
-        if self._loop is not None and qualifier == "HE" and code.strip():
+        if self._loop is not None and qualifier.strip() == "HE" and code.strip():
             self._loop.remarks.append(code.strip())
 
     def _plb(self, segment: list[str]) -> None:

@@ -62,8 +62,8 @@ def _day(text: str) -> date | None:
 
 @lru_cache(maxsize=4096)
 def _procedure(text: str, component: str) -> Procedure:
-    qualifier, code, *rest = (*text.split(component), "")
-    modifiers = tuple(part.strip() for part in rest[:4] if part.strip())
+    qualifier, code, *rest = (*map(str.strip, text.split(component)), "")
+    modifiers = tuple(filter(None, rest[:4]))
     glued = _HCPCS_AND_MODIFIERS.fullmatch(code) if qualifier == "HC" else None
     if glued:
         # Some payers append the modifier without a separator: "97110GP" (openemr ParseERA).
