@@ -113,3 +113,20 @@ async def test_a_correction_of_another_status(company: Company) -> None:
     await remit(company, owed(claim(-7_000), claim(8_000, status="19")))
     assert await now(company, charge) == (8_000, 2_000)
     assert not await company.exceptions()
+
+
+@LINED
+async def test_a_reversal_that_negates_nothing_is_left_to_a_person(company: Company, lined: bool) -> None:
+    """All of a reversal is negated (RFI 1147, 1429). One that is not would be applied as a second payment."""
+    charge = await charge_of(company, "A")
+    part: Any = {"lined": lined, "why": ("OA", "23")}
+    await remit(company, check(claim(3_000, **part)))
+    await remit(company, check(claim(3_000, status="22", **part)))
+    assert await now(company, charge) == (3_000, 0)
+    (row,) = await company.exceptions()
+    assert (row["reason"], row["detail"]["claim_status"], row["detail"]["paid_cents"]) == (
+        "positive_reversal",
+        "22",
+        3_000,
+    )
+    assert (await company.sums())["unapplied_cents"] == 3_000

@@ -133,6 +133,8 @@ def apply_matches(books: Books, draft: Draft, payment: Payment, matches: Sequenc
 def line_refusal(books: Books, payment: Payment, match: Match, key: str | None) -> Miss | None:
     """Why a matched line must not be applied: it was before, or it is above the open balance or below zero."""
     charge, paid = match.charge, match.line.paid_cents
+    if match.claim.status == REVERSAL and match.line.charge_cents > 0:  # applied as it stands, it would pay again
+        return _miss("positive_reversal", match, charge)
     if key is not None and _is_repeated(books, payment, match, key):
         taken_back = min(match.line.charge_cents, paid) < 0 and match.claim.status != REVERSAL
         return _miss("unmarked_reversal" if taken_back else "duplicate_line", match, charge)
