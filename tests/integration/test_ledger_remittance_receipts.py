@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from uuid import uuid4
 
@@ -132,3 +133,17 @@ async def test_monstrous_names_and_numbers_post_all_the_same(company: Company) -
     assert await company.reasons() == {"unmatched_claim": 1}
     again = await sent(company, payment)
     assert again["duplicates"] == 1
+
+
+@pytest.mark.parametrize("payer_id", ["", "CLEARING-77"])
+async def test_a_payment_is_the_same_whatever_number_a_clearinghouse_gives_the_payer(
+    company: Company, payer_id: str
+) -> None:
+    """N104 is optional and rewritten on the way; TRN03 is what the bank has too (CAQH CORE 370)."""
+    await charge_of(company, "A")
+    direct = check(claim("A", service()))
+    await sent(company, direct)
+    again = await sent(company, replace(direct, payer_id=payer_id))
+    assert (again["posted"], again["quarantined"]) == (0, 1)
+    assert await company.reasons() == {"conflict": 1}
+    assert (await company.sums())["amount_cents"] == 8_000

@@ -18,13 +18,14 @@ NUMBER, NAME, CODE = 80, 200, 10
 
 
 def payment_key(transaction: Transaction) -> str:
-    """Who paid what by which trace number, when and to whom (feeds.md 0.6). Payers repeat trace numbers on zero
-    pays (RFI 1847), so there the content tells them apart."""
+    """Who paid what by which trace number, when and to whom (feeds.md 0.6). Who, that is TRN03 before any other number:
+    a clearinghouse leaves it alone, since the bank has it too (CAQH CORE 370), and rewrites N104. Payers repeat trace
+    numbers on zero pays (RFI 1847), so there the content tells them apart."""
     header = transaction.header
     if header is None:
         raise ValueError("not a remittance")
     parts = [
-        next(iter(header.payer_ids), header.payer.name),
+        header.originator or next(iter(header.payer_ids), header.payer.name),
         header.trace_number,
         str(header.amount_cents),
         str(header.deposit_date),
