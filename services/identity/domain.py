@@ -164,8 +164,8 @@ def requested_companies(editor: Editor, user_type: str, requested: Iterable[UUID
 
 
 def known_role(key: str) -> Role:
-    """The role with this key, or 422."""
-    known = role(key)
+    """The role of the catalogue with this key, or 422."""
+    known = catalogue().get(key)
     if known is None:
         raise Invalid.field("role", "unknown_role", "There is no such role")
     return known

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from shared.access.policy import areas, catalogue
+from shared.access.policy import BREAK_GLASS, areas, catalogue
 from tests.support.databases import Databases
 from tests.support.identity import IdentityStack
 
@@ -70,7 +70,19 @@ async def test_one_role(world: World) -> None:
     assert (role["label"], role["user_type"]) == ("Self Service Admin", "partner")
     assert set(role["assignable_roles"]) == {key for key in catalogue() if key.startswith("self_service")}
     assert role["areas"]["users"] == {"level": "edit", "scope": None, "basis": "stated"}
-    assert (await world.identity.get("/v1/roles/janitor", token)).status == 404
+
+
+@pytest.mark.parametrize("role", [BREAK_GLASS, "operator", "emr", "internal", "mfa_enrolment", "janitor"])
+async def test_what_is_no_role_of_the_catalogue_is_given_to_nobody(world: World, role: str) -> None:
+    operator = await world.identity.operator()
+    path = f"/v1/users/{world.users['front_office']}"
+    for answer in (
+        await world.identity.get(f"{path}/access?role={role}", operator),
+        await world.identity.patch(path, {"role": role}, operator),
+    ):
+        assert answer.status == 422, answer
+        assert [(one["field"], one["code"]) for one in answer.body["errors"]] == [("role", "unknown_role")]
+    assert (await world.identity.get(f"/v1/roles/{role}", operator)).status == 404
 
 
 async def test_what_a_user_can_do_and_why(world: World) -> None:

@@ -71,7 +71,7 @@ async def _list(call: Call) -> web.StreamResponse:
 
 
 async def _get(call: Call) -> web.StreamResponse:
-    role = policy.role(call.request.match_info["key"])
+    role = policy.catalogue().get(call.request.match_info["key"])
     if role is None:
         raise NotFound()
     return _matrix([role]) if _wants_csv(call) else json_response(role_document(role))
