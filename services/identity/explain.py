@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from services.identity.domain import Company, User, check_user
+from services.identity.domain import Company, Editor, User, check_authority, check_user
 from shared.access import policy
 from shared.access.policy import LEVELS, Grant, Role
-from shared.errors import FieldError, Invalid
+from shared.errors import FieldError, Forbidden, Invalid
 
 _SCOPES: Final[Mapping[str | None, tuple[str, tuple[str, ...]]]] = {
     None: ("", ("U2", "U8")),
@@ -63,11 +63,19 @@ def company_line(user: User, company: Company, *, has_factor: bool) -> dict[str,
     }
 
 
-def refusals(user: User, role: str, service_types: Mapping[UUID, str]) -> tuple[FieldError, ...]:
-    """Why the user cannot be given a role: each rule by itself, so that one does not hide the next."""
+def refusals(editor: Editor, user: User, role: str, service_types: Mapping[UUID, str]) -> tuple[FieldError, ...]:
+    """Why the editor cannot give the user a role: each rule by itself, so that one does not hide the next. Where the
+    user has companies that the editor does not have, it is only that he may not: what else they would refuse is not
+    told (U5)."""
     found: list[FieldError] = []
     known = policy.catalogue()[role]
     after = replace(user, role=role)
+    try:
+        check_authority(editor, user, after, new_password=False)
+    except Forbidden as error:
+        found.append(FieldError("role", error.code, error.detail))
+        if editor.sees(user) != user:
+            return tuple(found)
     for trial in (after, replace(after, user_type=known.user_type or after.user_type)):
         try:
             check_user(trial, service_types)

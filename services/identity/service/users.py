@@ -71,8 +71,7 @@ class Users:
             if preview_role is None:
                 return Access(user, list(companies.values()), locations, has_factor)
             domain.known_role(preview_role)
-            every = await company_store.companies(connection, whole.company_ids)
-        refused = refusals(whole, preview_role, _service_types(every))
+            refused = await _refusals(connection, editor, whole, preview_role)
         return Access(user, list(companies.values()), locations, has_factor, preview_role, refused)
 
     async def viewers(
@@ -217,6 +216,19 @@ async def _keep_administrators(connection: Connection, before: User, after: User
     roles = domain.administrator_roles()
     if left - await store.companies_with_other_administrators(connection, left, roles, before.id):
         raise domain.last_administrator(before, after)
+
+
+async def _refusals(connection: Connection, editor: Editor, user: User, role: str) -> tuple[FieldError, ...]:
+    """Why the user cannot be given the role by the editor, as `change` would say it."""
+    every = await company_store.companies(connection, user.company_ids)
+    found = refusals(editor, user, role, _service_types(every))
+    if found and editor.sees(user) != user:
+        return found
+    try:
+        await _keep_administrators(connection, user, replace(user, role=role))
+    except Invalid as error:
+        return (*found, *error.errors)
+    return found
 
 
 async def _audit_change(act: Act, before: User, after: User, new_password: bool) -> None:
