@@ -38,6 +38,7 @@ _NEW_CHARGE: Final = {
     "amount_cents": 10_000,
     "diagnosis_codes": ["M54.5"],
 }
+_FEE: Final = {"procedure_code": "97110", "amount_cents": 9_000}
 _ADJUSTMENT: Final = {"group_code": "CO", "reason_code": "45", "amount_cents": 1}
 _APPLIES: Final = "unassigned_payments partial | payment_posting partial"
 
@@ -180,8 +181,8 @@ ROWS: Final = (
             "procedures": [],
         },
     ),
-    Row("GET /v1/fee-schedule", "payment_posting view"),
-    Row("PUT /v1/fee-schedule", _WORKS, 200, {"fees": [{"procedure_code": "97110", "amount_cents": 9_000}]}),
+    Row("GET /v1/fee-schedule", "company_constants view"),
+    Row("PUT /v1/fee-schedule", "company_constants edit", 200, {"fees": [_FEE]}),
     Row(f"GET /v1/reconciliation?{_DAYS}", _FEEDS),
     Row(f"GET /v1/reconciliation?{_DAYS}&location_id={{location}}", _FEEDS),
     Row("GET /v1/audit", "audit_trail view", echoes=True),

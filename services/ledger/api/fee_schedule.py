@@ -35,12 +35,12 @@ async def replace(call: Call) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/fee-schedule", read, area("payment_posting"), "What the company charges for a procedure"),
+    Endpoint("GET", "/v1/fee-schedule", read, area("company_constants"), "What the company charges for a procedure"),
     Endpoint(
         "PUT",
         "/v1/fee-schedule",
         replace,
-        area("payment_posting", "edit"),
+        area("company_constants", "edit"),
         "Replace the fee schedule",
         body=wire_feeds.FeesIn,
     ),
