@@ -16,6 +16,24 @@ def may(role: str, area: str, level: str) -> bool:
 
 
 @pytest.mark.parametrize("role", list(catalogue()))
+async def test_b6_control_totals_show_what_rcm_staff_posted_to_full_access_alone(company: Company, role: str) -> None:
+    """Base is full access without RCM staff, here as in the report."""
+    patient = await company.patient()
+    for affiliation in ("practice", "rcm"):
+        poster = company.token("partner_payment_poster", affiliation=affiliation)
+        await company.post("/v1/payments", company.payment_body(patient_id=patient["id"]), token=poster)
+    everything = (await company.get("/v1/control-totals"))["items"]
+    assert {row["affiliation"] for row in everything} == {"practice", "rcm"}
+    answer = await company.send("GET", "/v1/control-totals", token=company.token(role))
+    if catalogue()[role].grant("payment_balancing").scope != "all_locations":
+        assert answer.status == 403
+    elif may(role, "payment_balancing_full_access", "view"):
+        assert answer.body["items"] == everything
+    else:
+        assert answer.body["items"] == [row for row in everything if row["affiliation"] != "rcm"]
+
+
+@pytest.mark.parametrize("role", list(catalogue()))
 async def test_the_fee_schedule_is_a_constant_of_the_company(company: Company, role: str) -> None:
     token = company.token(role)
     assert (await company.send("GET", "/v1/fee-schedule", token=token)).status == (

@@ -47,6 +47,9 @@ async def control_totals(call: Call) -> web.Response:
         raise Forbidden()
     company_id = _company(call, query.company_id)
     totals: dict[str, Any] = await queries.read_control_totals(readers(call), company_id, query.as_of_version)
+    if not (call.principal.is_internal or call.principal.allows("payment_balancing_full_access", "view")):
+        # B6, D8: as in Payment Balancing, what RCM staff posted is for Full Access alone.
+        totals["items"] = [row for row in totals["items"] if row["affiliation"] != "rcm"]
     return json_response(totals)
 
 
