@@ -33,6 +33,59 @@ async def test_b6_control_totals_show_what_rcm_staff_posted_to_full_access_alone
         assert answer.body["items"] == [row for row in everything if row["affiliation"] != "rcm"]
 
 
+@pytest.mark.parametrize("delayed", [False, True])
+@pytest.mark.parametrize("role", list(catalogue()))
+async def test_a_write_off_beside_an_application_takes_the_right_to_write_off(
+    company: Company, role: str, delayed: bool
+) -> None:
+    """D9 lets some apply existing money and no more. Who may post payments may adjust with them; everybody else needs
+    what `/charges/{id}/adjustments` needs."""
+    patient = await company.patient()
+    charge = await company.charge(patient, delayed=delayed)
+    payment = await company.payment(patient_id=patient["id"], amount_cents=100)
+    path, token = f"/v1/payments/{payment['id']}/applications", company.token(role)
+    applied = {"applications": [{"charge_id": charge["id"], "amount_cents": 1}]}
+    written_off = {
+        "adjustments": [{"charge_id": charge["id"], "group_code": "CO", "reason_code": "45", "amount_cents": 9_000}]
+    }
+    before = await company.get(f"/v1/charges/{charge['id']}")
+    alone = await company.send("POST", f"/v1/charges/{charge['id']}/adjustments", _first(written_off), token=token)
+    writes_off = alone.status == 201
+    applies = may(role, "unassigned_payments", "partial") or may(role, "payment_posting", "partial")
+    answer = await company.send("POST", path, applied | {"adjustments": [_one_cent(written_off)]}, token=token)
+    allowed = applies and (writes_off or may(role, "payment_posting", "add"))
+    assert answer.status == (201 if allowed else 403), answer
+    if not allowed and not writes_off:
+        assert await company.get(f"/v1/charges/{charge['id']}") == before
+    assert (await company.send("POST", path, applied, token=token)).status == (201 if applies else 403)
+
+
+def _first(body: Any) -> Any:
+    row = _one_cent(body)
+    return {name: value for name, value in row.items() if name != "charge_id"}
+
+
+def _one_cent(body: Any) -> Any:
+    return {**body["adjustments"][0], "amount_cents": 1}
+
+
+async def test_a_charge_that_is_absent_is_so_for_who_may_not_write_off(company: Company) -> None:
+    other = await company.stack.company()
+    foreign = await other.charge(await other.patient())
+    charge = await company.charge(await company.patient())
+    payment = await company.payment(patient_id=charge["patient_id"])
+    path, provider = f"/v1/payments/{payment['id']}/applications", company.token("provider")
+    told = []
+    for absent in (foreign["id"], payment["id"]):
+        body = {
+            "applications": [{"charge_id": charge["id"], "amount_cents": 1}],
+            "adjustments": [{"charge_id": absent, "group_code": "CO", "reason_code": "45", "amount_cents": 1}],
+        }
+        answer = await company.send("POST", path, body, token=provider)
+        told.append((answer.status, answer.fields))
+    assert told[0] == told[1] == (422, {"adjustments.0.charge_id": "unknown_charge"})
+
+
 @pytest.mark.parametrize("role", list(catalogue()))
 async def test_the_fee_schedule_is_a_constant_of_the_company(company: Company, role: str) -> None:
     token = company.token(role)

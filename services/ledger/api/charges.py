@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from uuid import UUID
+
 from aiohttp import web
 
 from services.ledger import queries, wire
@@ -68,6 +71,14 @@ async def _may_edit(call: Call) -> None:
     document = await queries.read_document(readers(call), call.principal.company, "charge", call.path_id())
     if not call.principal.allows(_area_of(document["status"]), "edit"):
         raise Forbidden()
+
+
+async def require_edit(call: Call, charge_ids: Iterable[UUID]) -> None:
+    """Raises Forbidden unless the caller may edit each of these charges. What is absent, or another company's, is left
+    to be refused as such."""
+    ids = list(dict.fromkeys(charge_ids))
+    for document in await queries.read_documents(readers(call), call.principal.company, "charge", ids):
+        call.principal.require(_area_of(document["status"]), "edit")
 
 
 async def change(call: Call) -> web.Response:

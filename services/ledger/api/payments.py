@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from services.ledger import queries, service, wire
+from services.ledger.api.charges import require_edit
 from services.ledger.api.common import ledger, post, readers
 from services.ledger.domain.commands import (
     Adjustment,
@@ -174,6 +175,9 @@ async def change(call: Call) -> web.Response:
 
 async def apply(call: Call) -> web.Response:
     body: wire.ApplicationsIn = call.body
+    if not call.principal.allows("payment_posting", "add"):
+        # D9: to apply existing money is one right; to write off, as can be done here beside it, is another.
+        await require_edit(call, (row.charge_id for row in body.adjustments))
     return await post(
         call, ApplyPayment(call.path_id(), _applications(body.applications), _adjustments(body.adjustments))
     )
