@@ -87,6 +87,28 @@ async def test_a_charge_that_is_absent_is_so_for_who_may_not_write_off(company: 
 
 
 @pytest.mark.parametrize("role", list(catalogue()))
+async def test_one_payment_is_shown_to_whom_its_list_shows_it(company: Company, role: str) -> None:
+    """Who has unassigned payments and no payment posting sees a payment for as long as it has money to assign."""
+    charge = await company.charge(await company.patient())
+    made = [await company.payment(patient_id=charge["patient_id"], amount_cents=100) for _ in range(4)]
+    assigned, reversed_, refunded, waiting = (payment["id"] for payment in made)
+    applied = {"applications": [{"charge_id": charge["id"], "amount_cents": 100}]}
+    await company.post(f"/v1/payments/{assigned}/applications", applied)
+    reversal = await company.post(f"/v1/payments/{reversed_}/reversal", {})
+    refund = await company.post(f"/v1/payments/{refunded}/refund", {"amount_cents": 100})
+    token = company.token(role)
+    listed = await company.send("GET", "/v1/payments?unassigned=true", token=token)
+    shown = {row["id"] for row in listed.body["items"]} if listed.status == 200 else set()
+    assert shown <= {waiting}
+    if may(role, "payment_posting", "view"):
+        shown = {assigned, reversed_, refunded, waiting, reversal["id"], refund["id"]}
+    for one in (assigned, reversed_, refunded, waiting, reversal["id"], refund["id"]):
+        for path in (f"/v1/payments/{one}", f"/v1/payments/{one}/history"):
+            answer = await company.send("GET", path, token=token)
+            assert answer.status == (200 if one in shown else 403), (path, answer)
+
+
+@pytest.mark.parametrize("role", list(catalogue()))
 async def test_the_fee_schedule_is_a_constant_of_the_company(company: Company, role: str) -> None:
     token = company.token(role)
     assert (await company.send("GET", "/v1/fee-schedule", token=token)).status == (

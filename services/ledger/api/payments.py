@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import structlog
@@ -13,6 +14,7 @@ from aiohttp import web
 from services.ledger import queries, service, wire
 from services.ledger.api.charges import require_edit
 from services.ledger.api.common import ledger, post, readers
+from services.ledger.domain import documents
 from services.ledger.domain.commands import (
     Adjustment,
     Application,
@@ -159,11 +161,20 @@ async def listing(call: Call) -> web.Response:
 
 
 async def read(call: Call) -> web.Response:
+    return json_response(await _shown(call))
+
+
+async def _shown(call: Call) -> dict[str, Any]:
+    """The payment of the path, to whom the list shows it: without payment posting, while it has money to assign."""
     company = call.principal.company
-    return json_response(await queries.read_document(readers(call), company, "payment", call.path_id()))
+    document = await queries.read_document(readers(call), company, "payment", call.path_id())
+    if not documents.is_unassigned(document):
+        call.principal.require("payment_posting", "view")
+    return document
 
 
 async def history(call: Call) -> web.Response:
+    await _shown(call)
     company = call.principal.company
     items = await queries.read_history(readers(call), company, call.path_id())
     return json_response({"items": items, "next": None})

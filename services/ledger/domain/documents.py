@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from services.ledger.domain.books import RECEIVABLES, Charge, Patient, Payer, Payment, Physician
@@ -111,6 +112,12 @@ def payment_document(payment: Payment) -> dict[str, Any]:
         "provider_level": _provider_level(payment),
         "company_version": payment.touched_version,
     }
+
+
+def is_unassigned(document: Mapping[str, Any]) -> bool:
+    """Whether a payment, by its document, has money that waits for a charge: as the list of those says it in SQL."""
+    undone = document["withdrawn"] or document["reversed_by_id"]
+    return document["available_cents"] > 0 and not (undone or document["reverses_id"] or document["refunds_id"])
 
 
 def _applications(payment: Payment) -> list[dict[str, Any]]:
