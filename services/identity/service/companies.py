@@ -49,7 +49,7 @@ class Companies:
     async def change(self, caller: Principal, company_id: UUID, fields: Mapping[str, Any]) -> Company:
         """U13: administrators edit the constants of every company they have. Closing a company is the operator's."""
         async with administration(self._pool, caller) as act:
-            before = await _visible(act.connection, caller, company_id)
+            before = await _administered(act.connection, caller, company_id)
             after = replace(before, **fields)
             if after.active != before.active and not caller.is_operator:
                 raise Forbidden("Only the operator opens and closes companies")
@@ -82,7 +82,7 @@ class Companies:
     async def create_location(self, caller: Principal, company_id: UUID, fields: Mapping[str, Any]) -> Location:
         location = Location(company_id=company_id, id=uuid7(), **fields)
         async with administration(self._pool, caller) as act:
-            await _visible(act.connection, caller, company_id)
+            await _administered(act.connection, caller, company_id)
             await store.insert_location(act.connection, location)
             await _written(act, location, "location_created")
         return location
@@ -91,7 +91,7 @@ class Companies:
         self, caller: Principal, company_id: UUID, location_id: UUID, fields: Mapping[str, Any]
     ) -> Location:
         async with administration(self._pool, caller) as act:
-            await _visible(act.connection, caller, company_id)
+            await _administered(act.connection, caller, company_id)
             before = await store.location(act.connection, company_id, location_id)
             if before is None:
                 raise NotFound()
@@ -128,6 +128,15 @@ async def _visible(connection: Connection, caller: Principal, company_id: UUID) 
     found = await store.company(connection, company_id) if editor.may_grant(company_id) else None
     if found is None:
         raise NotFound()
+    return found
+
+
+async def _administered(connection: Connection, caller: Principal, company_id: UUID) -> Company:
+    """A company that the caller sees and may change now: one that requires a second factor, only with one, although he
+    may be in another company that does not."""
+    found = await _visible(connection, caller, company_id)
+    if found.mfa_required and not caller.is_operator:
+        (await person(connection, caller)).require_second_factor()
     return found
 
 

@@ -41,6 +41,11 @@ class Person:
         if self.factors.any and "mfa" not in self.session.methods:
             raise Forbidden("Sign in with your second factor to change a way to sign in", code="sign_in_again")
 
+    def require_second_factor(self) -> None:
+        """As `require_recent`, of whoever has not proved one in this session."""
+        if self.session is None or "mfa" not in self.session.methods:
+            raise Forbidden("Sign in with a second factor: the company requires one", code="sign_in_again")
+
 
 async def end_other_sessions(act: Act, me: Person) -> None:
     """After a way to sign in has changed (ASVS 5.0 7.4.3). Access tokens of the session that goes on are stale as well,
