@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
 from shared.fields import Body, Code, Id, Line, Npi, Query
+from shared.web.lists import WholeList
 
 _MAX_SET = 500
 
@@ -235,7 +236,7 @@ class EventsQuery(Query):
     limit: int = Field(default=100, ge=1, le=500)
 
 
-class RolesQuery(Query):
+class RolesQuery(WholeList):
     service_type: ServiceType | None = None
     format: Literal["json", "csv"] | None = None
 

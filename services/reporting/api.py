@@ -23,6 +23,7 @@ from shared.errors import Forbidden, LocationForbidden, NotFound, TooManyRequest
 from shared.web import Call, Endpoint, json_response
 from shared.web.audit import audit_endpoint
 from shared.web.limits import AtOnce
+from shared.web.lists import WholeList, paged
 
 READERS: Final = web.AppKey("readers", asyncpg.Pool)
 """Connections of the reader's role: they show what `reading` says that the caller may see, and nothing else."""
@@ -68,7 +69,8 @@ async def list_reports(call: Call) -> web.Response:
         full = caller.allows("payment_balancing_full_access", "view")
         variations = ["base", "full_access"] if full else ["base"]
         items.append({**_entry(payment_balancing.NAME, payment_balancing.TITLE), "variations": variations})
-    return json_response({"items": items, "next": None})
+    shown, following = paged(items, [item["name"] for item in items], call.query)
+    return json_response({"items": shown, "next": following})
 
 
 def _entry(name: str, title: str) -> dict[str, Any]:
@@ -183,7 +185,15 @@ def _nameless(items: Sequence[dict[str, Any]]) -> bool:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/reports", list_reports, ANYONE_SIGNED_IN, "Reports the caller may run", answer=ReportList),
+    Endpoint(
+        "GET",
+        "/v1/reports",
+        list_reports,
+        ANYONE_SIGNED_IN,
+        "Reports the caller may run",
+        query=WholeList,
+        answer=ReportList,
+    ),
     Endpoint(
         "GET",
         "/v1/reports/my-payment-activity",

@@ -64,6 +64,22 @@ async def test_u14_one_version_for_each_kind_of_service(world: World) -> None:
     assert (await world.identity.get("/v1/roles?service_type=x", token)).status == 422
 
 
+async def test_the_catalogue_is_paged_as_every_list(world: World) -> None:
+    token, found, cursor = world.tokens["partner_admin"], [], ""
+    while True:
+        page = (await world.identity.get(f"/v1/roles?limit=4{cursor}", token)).body
+        found += [role["key"] for role in page["items"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert found == list(catalogue())
+    whole = (await world.identity.get("/v1/roles?limit=15", token)).body
+    assert (len(whole["items"]), whole["next"]) == (15, None)
+    for wrong in ("limit=0", "limit=501", "cursor=janitor", "service_type=self_service&cursor=provider"):
+        answer = await world.identity.get(f"/v1/roles?{wrong}", token)
+        assert (answer.status, answer.body["errors"][0]["field"]) == (422, wrong.rpartition("&")[2].partition("=")[0])
+
+
 async def test_one_role(world: World) -> None:
     token = world.tokens["partner_admin"]
     role = (await world.identity.get("/v1/roles/self_service_admin", token)).body

@@ -32,8 +32,12 @@ async def test_a_profile_is_kept_by_name_and_company(stack: LedgerStack, company
     assert changed["delimiter"] == ";"
     await agree(company, CHARGES, "export.2")
     assert [one["name"] for one in (await company.get("/v1/feeds/csv/profiles"))["items"]] == ["bank", "export.2"]
+    first = await company.get("/v1/feeds/csv/profiles", limit=1)
+    assert ([one["name"] for one in first["items"]], first["next"]) == (["bank"], "bank")
+    rest = await company.get("/v1/feeds/csv/profiles", limit=1, cursor="bank")
+    assert ([one["name"] for one in rest["items"]], rest["next"]) == (["export.2"], None)
     stranger = await stack.company()
-    assert (await stranger.get("/v1/feeds/csv/profiles"))["items"] == []
+    assert await stranger.get("/v1/feeds/csv/profiles") == {"items": [], "next": None}
     assert (await stranger.send("GET", "/v1/feeds/csv/profiles/bank")).status == 404
     assert (await stranger.send("DELETE", "/v1/feeds/csv/profiles/bank")).status == 404
     assert (await company.send("DELETE", "/v1/feeds/csv/profiles/bank")).status == 204

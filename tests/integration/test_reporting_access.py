@@ -100,6 +100,16 @@ async def test_the_list_holds_what_the_caller_may_run(stack: ReportingStack) -> 
         assert ("full_access" in variations) == full
 
 
+async def test_that_list_is_paged_as_every_list(stack: ReportingStack) -> None:
+    token = stack.tokens.token("partner_admin", uuid4())
+    whole = (await stack.get("/v1/reports?limit=500", token)).body
+    first = (await stack.get("/v1/reports?limit=1", token)).body
+    second = (await stack.get(f"/v1/reports?limit=1&cursor={first['next']}", token)).body
+    assert [*first["items"], *second["items"]] == whole["items"]
+    assert (whole["next"], second["next"]) == (None, None)
+    assert (await stack.get("/v1/reports?cursor=aging", token)).status == 422
+
+
 @pytest.mark.parametrize("locations", [[], "*"])
 async def test_no_location_granted_is_nothing(stack: ReportingStack, locations: Any) -> None:
     """R4, D10: fail closed, also for a token that never should have been given."""

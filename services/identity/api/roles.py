@@ -17,15 +17,16 @@ from shared.access.policy import Role
 from shared.access.principal import area
 from shared.errors import NotFound
 from shared.web import Call, Endpoint, json_response
+from shared.web.lists import paged
 
 _GUARD: Final = area("users", "view", operator=True)
 
 
 class RolePage(Document):
-    """All roles at once: there are fifteen."""
+    """`next` is the key of the last role shown, if there are more: there are fifteen."""
 
     items: tuple[RoleDocument, ...]
-    next: None = None
+    next: str | None
 
 
 def role_document(role: Role) -> dict[str, Any]:
@@ -67,7 +68,8 @@ async def _list(call: Call) -> web.StreamResponse:
     roles = [role for role in policy.catalogue().values() if wanted is None or wanted in role.service_types]
     if _wants_csv(call):
         return _matrix(roles)
-    return json_response({"items": [role_document(role) for role in roles], "next": None})
+    shown, following = paged(roles, [role.key for role in roles], call.query)
+    return json_response({"items": [role_document(role) for role in shown], "next": following})
 
 
 async def _get(call: Call) -> web.StreamResponse:

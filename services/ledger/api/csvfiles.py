@@ -17,6 +17,7 @@ from shared.access.principal import area
 from shared.errors import Invalid, NotFound
 from shared.fields import Query
 from shared.web import Call, Endpoint, json_response
+from shared.web.lists import WholeList, paged
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Of a profile: it is also the name of a folder in the watched directory."""
@@ -40,7 +41,9 @@ async def csv(call: Call) -> web.Response:
 
 
 async def profiles(call: Call) -> web.Response:
-    return json_response({"items": await csv_store.read_profiles(readers(call), call.principal.company)})
+    found = await csv_store.read_profiles(readers(call), call.principal.company)
+    shown, following = paged(found, [one["name"] for one in found], call.query)
+    return json_response({"items": shown, "next": following})
 
 
 async def read_profile(call: Call) -> web.Response:
@@ -71,7 +74,14 @@ def _name(call: Call) -> str:
 
 ENDPOINTS = (
     Endpoint("POST", "/v1/feeds/csv", csv, UPLOAD, "Send a CSV file", query=CsvQuery, raw_types=("text/csv",)),
-    Endpoint("GET", "/v1/feeds/csv/profiles", profiles, _READ, "How the company's senders write CSV files"),
+    Endpoint(
+        "GET",
+        "/v1/feeds/csv/profiles",
+        profiles,
+        _READ,
+        "How the company's senders write CSV files",
+        query=WholeList,
+    ),
     Endpoint("GET", "/v1/feeds/csv/profiles/{name}", read_profile, _READ, "One profile of CSV files"),
     Endpoint("PUT", "/v1/feeds/csv/profiles/{name}", write_profile, _AGREE, "Agree how a sender writes", body=Profile),
     Endpoint(
