@@ -80,6 +80,7 @@ where h.company_id = $1 and ($2::uuid is null or h.charge_id < $2)
     and ($6::date is null or r.date_of_service >= $6) and ($7::date is null or r.date_of_service <= $7)
     and ($8::text is null or $8 =
         case when r.state <> 'active' then r.state when b.balance = 0 then 'closed' else 'active' end)
+    and ($9 or r.state <> 'delayed')
 order by h.charge_id desc limit $3
 """
 

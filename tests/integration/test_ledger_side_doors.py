@@ -118,3 +118,23 @@ async def test_the_fee_schedule_is_a_constant_of_the_company(company: Company, r
     answer = await company.send("PUT", "/v1/fee-schedule", fees, token=token)
     assert answer.status == (200 if may(role, "company_constants", "edit") else 403)
     assert (await company.get("/v1/fee-schedule"))["fees"] == (fees["fees"] if answer.status == 200 else [])
+
+
+@pytest.mark.parametrize("role", list(catalogue()))
+async def test_a_list_of_all_charges_has_the_delayed_ones_for_who_may_see_them(company: Company, role: str) -> None:
+    """A list without `status` takes the right to see active charges; that of a patient is an area of its own."""
+    patient = await company.patient()
+    delayed, active = [(await company.charge(patient, delayed=one))["id"] for one in (True, False)]
+    token = company.token(role)
+
+    async def listed(query: str) -> set[str] | int:
+        answer = await company.send("GET", f"/v1/charges{query}", token=token)
+        return {row["id"] for row in answer.body["items"]} if answer.status == 200 else answer.status
+
+    sees_delayed = may(role, "delayed_charges", "view")
+    everything = {active, delayed} if sees_delayed else {active}
+    assert await listed("") == (everything if may(role, "active_charges", "view") else 403)
+    assert await listed("?limit=1") == ({active} if may(role, "active_charges", "view") else 403)
+    assert await listed("?status=delayed") == ({delayed} if sees_delayed else 403)
+    by_patient = may(role, "charges_by_patient", "view")
+    assert await listed(f"?patient_id={patient['id']}") == ({active, delayed} if by_patient else 403)

@@ -56,7 +56,9 @@ async def listing(call: Call) -> web.Response:
     query: wire.ChargesQuery = call.query
     call.principal.require("charges_by_patient" if query.patient_id else _area_of(query.status or ""), "view")
     wire.in_order(query.from_, query.to)
-    filters = (query.patient_id, query.location_id, query.from_, query.to, query.status)
+    # Among all charges the delayed ones are for those who may list them, too.
+    with_delayed = query.patient_id is not None or call.principal.allows("delayed_charges", "view")
+    filters = (query.patient_id, query.location_id, query.from_, query.to, query.status, with_delayed)
     company = call.principal.company
     page = await queries.read_page(readers(call), company, "charge", query.cursor, query.limit, *filters)
     return json_response(page)
