@@ -7,6 +7,7 @@ Requirements: U1-U13, U15-U17, D4, D7, D8 of the product's rules; each rule rais
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,6 +24,8 @@ INITIAL: Final = timedelta(days=3)
 """How long an initial password waits for being changed."""
 RECENT: Final = timedelta(minutes=15)
 """How long a sign-in counts as fresh: here for changes of ways to sign in, and at a provider for us."""
+MOST_LOCATIONS: Final = 100
+"""EMR locations of a user in one company: they stand in his access token, which has to fit into a header."""
 OWN_NAMES: Final = ("user_name", "first_name", "last_name", "email")
 """Fields of a user that his password must not consist of."""
 TYPED_PASSWORD: Final = 1_024
@@ -185,6 +188,12 @@ def check_user(user: User, service_types: Mapping[UUID, str]) -> None:
         raise Invalid.field("role", "service_type", "This role does not apply to the service type of every company")
     if user.default_company_id not in user.company_ids:
         raise Invalid.field("default_company_id", "not_granted", "The default must be one of the user's companies")
+
+
+def check_locations(locations: Iterable[LocationGrant]) -> None:
+    """Not more in a company than a token can say, whatever the role, because that may change."""
+    if any(many > MOST_LOCATIONS for many in Counter(grant.company_id for grant in locations).values()):
+        raise Invalid.field("emr_location_ids", "too_many", f"At most {MOST_LOCATIONS} locations in a company")
 
 
 def check_authority(editor: Editor, before: User | None, after: User, *, new_password: bool) -> None:

@@ -206,6 +206,7 @@ async def _checked(
         found = await company_store.location_grants(connection, wanted, seen)
         if len(found) != len(wanted):
             raise Invalid.field("emr_location_ids", "unknown_location", "No such location in the user's companies")
+        domain.check_locations(found)
         kept = [grant for grant in kept if not editor.may_grant(grant.company_id)] + list(found)
     return replace(after, locations=tuple(sorted(kept, key=lambda grant: grant.location_id)))
 
