@@ -118,6 +118,35 @@ class TestWhoIsSignedIn:
             refused(await sign_in(identity, provider))
         assert await counts(identity) == before
 
+    @pytest.mark.parametrize("beside", [{}, {"password": "a horse and its battery"}])
+    async def test_another_address_is_another_holder(
+        self, identity: IdentityStack, provider: FakeProvider, beside: dict[str, str]
+    ) -> None:
+        """Where an address was wrong, the one whom it belongs to was linked. Correcting it shuts him out at once."""
+        user = await somebody(identity)
+        path, operator = f"/v1/users/{user['id']}", await identity.operator()
+        provider.claims = verified(user)
+        wrong_one = (await sign_in(identity, provider)).body
+        for same in ({"first_name": "Other"}, {"email": user["email"].upper()}):
+            assert (await identity.patch(path, same, operator)).status == 200
+            assert (await sign_in(identity, provider)).status == 200
+        assert (await identity.get("/v1/me", wrong_one["access_token"])).status == 200
+        assert (await identity.patch(path, {"email": "right@practice.example", **beside}, operator)).status == 200
+        refused(await sign_in(identity, provider))
+        assert (await identity.get("/v1/me", wrong_one["access_token"])).body["code"] == "token_stale"
+        assert (await renew(identity, wrong_one["refresh_token"])).status == 400
+        assert "external_login_unlinked" in await audited(identity)
+        provider.claims = {"email": "right@practice.example", "email_verified": True, "sub": "the right one"}
+        assert (await sign_in(identity, provider)).status == 200
+
+    async def test_another_address_signs_nobody_out_who_was_not_linked(self, identity: IdentityStack) -> None:
+        user = await somebody(identity)
+        session = await identity.sign_in(user["user_name"])
+        path, operator = f"/v1/users/{user['id']}", await identity.operator()
+        assert (await identity.patch(path, {"email": "new@practice.example"}, operator)).status == 200
+        assert (await identity.get("/v1/me", session["access_token"])).status == 200
+        assert "external_login_unlinked" not in await audited(identity)
+
     async def test_deactivated_is_out_although_linked(self, identity: IdentityStack, provider: FakeProvider) -> None:
         user = await somebody(identity)
         provider.claims = verified(user)

@@ -136,9 +136,10 @@ class Users:
             if encoded is not None:
                 await store.set_password(act.connection, user_id, encoded, until)
                 await factors.drop_reset(act.connection, user_id)
-            if encoded is not None or domain.rights_changed(before, after):
+            signed_out = await _unlinked(act, before, after) or encoded is not None
+            if signed_out or domain.rights_changed(before, after):
                 after = replace(after, authz_version=await act.withdraw_tokens(user_id))
-            if encoded is not None or not after.active:
+            if signed_out or not after.active:
                 await sessions.end_sessions(act.connection, user_id)
             await _audit_change(act, before, after, encoded is not None)
         return editor.sees(after)
@@ -217,6 +218,14 @@ async def _keep_administrators(connection: Connection, before: User, after: User
     roles = domain.administrator_roles()
     if left - await store.companies_with_other_administrators(connection, left, roles, before.id):
         raise domain.last_administrator(before, after)
+
+
+async def _unlinked(act: Act, before: User, after: User) -> bool:
+    """With another address the link goes that a provider's subject got by the old one: who that was is in doubt."""
+    if before.email.lower() == after.email.lower() or not await factors.unlink(act.connection, after.id):
+        return False
+    await act.audit("external_login_unlinked", after.id, after.company_ids)
+    return True
 
 
 async def _refusals(connection: Connection, editor: Editor, user: User, role: str) -> tuple[FieldError, ...]:

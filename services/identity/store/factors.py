@@ -195,6 +195,11 @@ async def link(connection: Connection, issuer: str, subject: str, user_id: UUID)
     return done == "INSERT 0 1"
 
 
+async def unlink(connection: Connection, user_id: UUID) -> bool:
+    """False when no subject of a provider was linked to the user."""
+    return await connection.execute("delete from external_login where user_id = $1", user_id) != "DELETE 0"
+
+
 async def save_reset(connection: Connection, user_id: UUID, code_hash: bytes, expires_at: datetime) -> None:
     """A new reset code, in place of an earlier one."""
     await connection.execute(
