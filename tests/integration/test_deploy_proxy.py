@@ -67,9 +67,13 @@ async def proxy(tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
     port = processes.free_port()
     text = text.replace("listen 127.0.0.1:8081;", f"listen unix:{tmp_path}/probe;")
     (tmp_path / "nginx.conf").write_text(text.replace("listen 8080;", f"listen 127.0.0.1:{port};"))
-    process = start_nginx(tmp_path)
+    process, pid = start_nginx(tmp_path), tmp_path / "nginx.pid"
+
+    def started() -> bool:  # Its own number is written after it listens.
+        return processes.accepts(port) and pid.exists() and bool(pid.read_text())
+
     try:
-        await asyncio.to_thread(processes.wait_until, lambda: processes.accepts(port), 10)
+        assert await asyncio.to_thread(processes.wait_until, started, 10)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             yield session
     finally:
