@@ -1,15 +1,27 @@
-"""Room for tests that measure time: while one of them runs, the other workers wait between two of theirs.
+"""For tests that measure time: while one of them runs, the other workers wait between two of theirs, and what took too
+long is measured again.
 
-What other tests do at the time would be measured with it: a broker that starts takes both cores for seconds.
+What else is done at the time would be measured with it: a broker that starts takes both cores for seconds, and a
+machine that is shared may stand still for as long. All of that only adds.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
+
+
+async def least(bound: float, measure: Callable[[], Awaitable[float]]) -> float:
+    """The least of up to three measurements: the first below the bound is enough."""
+    found = await measure()
+    for _ in range(2):
+        if found < bound:
+            break
+        found = min(found, await measure())
+    return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -59,3 +60,20 @@ def test_who_wants_to_be_alone_waits_and_is_not_overtaken(run: str) -> None:
     late.end()
     quiet.clear(run)
     assert not list(Path(quiet.tempfile.gettempdir()).iterdir())
+
+
+async def test_what_is_measured_once_too_long_is_measured_again_twice_at_most() -> None:
+    for values, found, times in (
+        ([0.5], 0.5, 1),
+        ([3.0, 0.5], 0.5, 2),
+        ([3.0, 2.0, 4.0, 0.1], 2.0, 3),
+    ):
+        left = iter(values)
+        taken: list[float] = []
+
+        async def measure(left: Iterator[float] = left, taken: list[float] = taken) -> float:
+            taken.append(next(left))
+            return taken[-1]
+
+        assert await quiet.least(1.0, measure) == found
+        assert len(taken) == times
