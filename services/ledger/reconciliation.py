@@ -28,7 +28,7 @@ order by source, clinic, day, reported_at desc, report_id desc
 _DOCUMENTS = """
 select d.source, d.external_id, d.external_version, d.deleted, d.document_id, (
     select json_agg(json_build_array(g.posted_at, r.location_id, r.deposit_date, r.payment_type, r.amount_cents,
-        r.withdrawn) order by r.version)
+        r.withdrawn, g.kind = 'correction') order by r.version)
     from payment_revision r join posting g on g.company_id = r.company_id and g.version = r.version
     where r.company_id = d.company_id and r.payment_id = d.document_id) as states
 from (
@@ -108,8 +108,9 @@ def _document(row: Record) -> Document:
                 payment_type or "other",
                 cents,
                 withdrawn,
+                corrected,
             )
-            for at, location, day, payment_type, cents, withdrawn in states
+            for at, location, day, payment_type, cents, withdrawn, corrected in states
         ),
     )
 

@@ -117,6 +117,30 @@ async def test_a_payment_that_stands_elsewhere_is_found(emr: Emr) -> None:
     assert {name: row["status"] for name, row in found.items()} == {"copay": "explained", "wellness": "balanced"}
 
 
+async def test_a_payment_that_was_moved_does_not_explain_another_amount(emr: Emr) -> None:
+    company = emr.company
+    await emr.send(emr.payment("p-1"))
+    (receipt,) = (await company.get("/v1/payments"))["items"]
+    await company.patch(f"/v1/payments/{receipt['id']}", {"deposit_date": "2026-01-07"})
+    await emr.send(of_list(emr, listed("p-1", 2_000)), of_list(emr, date="2026-01-07"))
+    document = await reconciled(company, to="2026-01-07")
+    assert [(row["status"], told(row)) for row in document["items"]] == [
+        ("broken", [("missing_in_ledger", "p-1", "listed_differently")]),
+        ("broken", [("missing_in_emr", "p-1", "listed_differently")]),
+    ]
+
+
+async def test_what_the_emr_lists_on_another_day_than_it_sent_is_broken(emr: Emr) -> None:
+    """Nothing was moved here: the same version says one day in its event and another in the list."""
+    await emr.send(emr.payment("p-1"))
+    await emr.send(of_list(emr), of_list(emr, listed("p-1", 2_500), date="2026-01-07"))
+    document = await reconciled(emr.company, to="2026-01-07")
+    assert [(row["status"], told(row)) for row in document["items"]] == [
+        ("broken", [("missing_in_emr", "p-1", "listed_differently")]),
+        ("broken", [("missing_in_ledger", "p-1", "listed_differently")]),
+    ]
+
+
 async def test_a_list_that_does_not_add_up_proves_nothing(emr: Emr) -> None:
     await emr.send(emr.payment("p-1"))
     await emr.send(report(emr, total("copay", 1, 2_500), payments=[listed("p-1", 2_500), listed("p-2", 0)]))

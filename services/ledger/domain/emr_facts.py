@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from uuid import UUID
@@ -60,6 +60,8 @@ class State:
     payment_type: str
     amount_cents: int
     withdrawn: bool
+    corrected: bool = False
+    """By a person here; else as the EMR sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,19 @@ class Document:
 
     def cell(self, at: datetime | None = None) -> tuple[Cell, int] | None:
         """Where its money stood at a moment, or stands now, and how much; None: nowhere."""
-        known = [state for state in self.states if at is None or state.at <= at]
-        if not known or known[-1].withdrawn or known[-1].location_id is None:
+        return self._last([state for state in self.states if at is None or state.at <= at])
+
+    @property
+    def moved(self) -> bool:
+        """Whether it stands elsewhere than the EMR has put it."""
+        here, sent = self.cell(), self._last([state for state in self.states if not state.corrected])
+        return here is not None and sent is not None and here[0] != sent[0]
+
+    def _last(self, states: Sequence[State]) -> tuple[Cell, int] | None:
+        last = states[-1] if states else None
+        if last is None or last.withdrawn or last.location_id is None:
             return None
-        state = known[-1]
-        return (self.source, known[-1].location_id, state.day, state.payment_type), state.amount_cents
+        return (self.source, last.location_id, last.day, last.payment_type), last.amount_cents
 
 
 @dataclass(frozen=True, slots=True)

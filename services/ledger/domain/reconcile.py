@@ -189,20 +189,20 @@ def _why_absent(listed: Listed | None, document: Document | None) -> tuple[str, 
         return "internal_payment", True
     if listed is not None and listed.amount_cents == 0:
         return "zero_amount", True
-    moved = document is not None and document.cell() is not None
-    return _why_other(listed, document, same="moved_in_ledger" if moved else "listed_differently")
+    return _why_other(listed, document)
 
 
 def _why_extra(reported_at: datetime, listed: Listed | None, document: Document | None) -> tuple[str, bool]:
     """Why the ledger has a payment that the EMR does not list there; `listed` is where it lists it instead."""
     if listed is not None:
-        return _why_other(listed, document, same="moved_in_ledger")
+        return _why_other(listed, document)
     late = document is not None and document.states[-1].at > reported_at
     return ("changed_after_report", True) if late else ("not_listed", False)
 
 
-def _why_other(listed: Listed | None, document: Document | None, same: str = "listed_differently") -> tuple[str, bool]:
-    """By the versions on both sides: the newer one is right, and a list may be older than the books but not newer."""
+def _why_other(listed: Listed | None, document: Document | None) -> tuple[str, bool]:
+    """By the versions on both sides: the newer one is right, and a list may be older than the books but not newer. Of
+    the same version the list says what the event did, unless a person has moved the payment, with all its money."""
     if listed is None or document is None:
         return "never_received", False
     if document.version < listed.version:
@@ -211,7 +211,9 @@ def _why_other(listed: Listed | None, document: Document | None, same: str = "li
         return "deleted", True
     if document.version > listed.version:
         return "later_version", True
-    return same, same == "moved_in_ledger"
+    stands = document.cell()
+    moved = document.moved and stands is not None and stands[1] == listed.amount_cents
+    return ("moved_in_ledger", True) if moved else ("listed_differently", False)
 
 
 def worst(rows: Iterable[Row]) -> str:
