@@ -156,6 +156,30 @@ async def test_frames_doubled_and_cut(stack: LedgerStack, company: Company) -> N
     assert raw.raw == payment + message(ft1("PY", "TX2", "5.00"), control_id="M2")
 
 
+async def test_a_message_is_the_same_by_whichever_way_it_comes(stack: LedgerStack, company: Company) -> None:
+    """A line and a file differ in what stands around a message and between its segments."""
+    payment = message(ft1("PY", "TX1", "5.00", code="CASH"), control_id="M1")
+    ways = [
+        payment.rstrip(),
+        payment.replace(b"\r", b"\n"),
+        payment.replace(b"\r", b"\r\n") + b"\x1a",
+        b"\xef\xbb\xbf" + payment.replace(b"\r", b"\r\n\r\n"),
+    ]
+    async with listening(stack.ledger) as line:
+        sender = await line.connect()
+        first = await sender.ask(payment)
+        assert codes(first) == ["AA"]
+        assert [await sender.ask(way) for way in ways] == [first] * len(ways)
+        await posted(company)
+        assert codes(await sender.ask(payment.replace(b"5.00", b"5.01"))) == ["AE"]
+    assert await counts(company) == (6, 1, 4, 0, 1)
+    # Lost answers are often made good by a file of the day.
+    answer = await company.upload("hl7v2", payment)
+    assert (answer.status, answer.raw) == (200, first)
+    assert await company.reasons() == {"conflict": 1}
+    assert (await company.sums())["amount_cents"] == 500
+
+
 async def test_the_same_message_on_many_connections_at_once(stack: LedgerStack, company: Company) -> None:
     payment = message(ft1("PY", "TX1", "5.00", code="CASH"), control_id="M1")
     other = message(ft1("PY", "TX9", "9.00", code="CASH"), control_id="M1")

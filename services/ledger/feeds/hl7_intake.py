@@ -23,7 +23,7 @@ from services.ledger.feeds.hl7.acts import paid_cents
 from services.ledger.feeds.hl7.batch import batches
 from services.ledger.feeds.hl7.dft import header_of, understand
 from services.ledger.feeds.hl7.model import Financial, Header, Problem, Profile
-from services.ledger.feeds.hl7.reader import PADDING, Segment, Unreadable, header_line, read
+from services.ledger.feeds.hl7.reader import PADDING, Segment, Unreadable, content_of, header_line, read
 from services.ledger.feeds.hl7_store import Arrival, Counted
 from services.ledger.feeds.intake import Feed
 from services.ledger.service import Ledger
@@ -116,7 +116,8 @@ async def receive(ledger: Ledger, raw: bytes, origin: Origin, faults: Sequence[P
     company_id, examined = await _route(ledger, raw, source, companies, faults)
     if any(CONDITIONS[problem.code].rejects for problem in examined.problems):
         return _answer(examined.msh, examined.problems)
-    arrival = Arrival(source, _key(header), hashlib.sha256(raw).digest(), raw, origin.channel)
+    content_hash = hashlib.sha256(content_of(raw)).digest()
+    arrival = Arrival(source, _key(header), content_hash, raw, origin.channel)
     feed = await origin.open(company_id, source)
     for _ in range(_TRIES):
         ack = await _decide(ledger, feed, arrival, examined)

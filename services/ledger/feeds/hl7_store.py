@@ -49,6 +49,7 @@ class Arrival:
     key: str
     """MSH-3, MSH-4 and MSH-10: with the content, the delivery (feeds.md 0.6)."""
     body_hash: bytes
+    """SHA-256 of `reader.content_of`."""
     raw: bytes
     channel: str
 

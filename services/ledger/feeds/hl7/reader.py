@@ -168,11 +168,21 @@ class Message:
         return self.segments[0]
 
 
+def content_of(raw: bytes) -> bytes:
+    """What of a message is the same however it travels: a line, a file and HTTP differ in what they put around it and
+    between its segments."""
+    return b"\r".join(line for line in _body(raw).splitlines() if line.strip())
+
+
+def _body(raw: bytes) -> bytes:
+    return raw.strip(PADDING).removeprefix(_BOM).lstrip(PADDING)
+
+
 def read(raw: bytes, limit: int = MAX_MESSAGE) -> Message:
     """One message. Raises Unreadable, and nothing else."""
     if len(raw) > limit:
         raise Unreadable("too_long", f"The message is longer than {limit} bytes")
-    body = raw.strip(PADDING).removeprefix(_BOM).lstrip(PADDING)
+    body = _body(raw)
     if not body.startswith(b"MSH"):
         raise Unreadable("segment_sequence", "The message does not begin with MSH")
     separators, charset = _declared(body)
