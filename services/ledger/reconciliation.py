@@ -19,8 +19,7 @@ _SOURCES = "select sources from directory_client where client_id = $1 and active
 _REPORTS = """
 select distinct on (source, clinic, day) source, clinic, day, location_id, reported_at, totals, payments
 from emr_totals
-where company_id = $1 and day between $2 and $3 and ($4::uuid is null or location_id = $4)
-    and ($5::text[] is null or source = any ($5))
+where company_id = $1 and day between $2 and $3 and ($4::text[] is null or source = any ($4))
 order by source, clinic, day, reported_at desc, report_id desc
 """
 # What stands, or once stood, under one of the days; and what the EMR lists, wherever it stands. Payers' payments have
@@ -58,7 +57,7 @@ async def reconcile(
     """The rows of these days; `location_id` limits them to a location, `client_id` to the sources of an EMR client."""
     async with reading(pool, company_id) as connection:
         sources = await connection.fetchval(_SOURCES, client_id) or [] if client_id else None
-        rows = await connection.fetch(_REPORTS, company_id, first, last, location_id, sources)
+        rows = await connection.fetch(_REPORTS, company_id, first, last, sources)
         reports = [_report(row) for row in rows]
         listed = [(report.source, payment_id) for report in reports for payment_id in report.payments or ()]
         names = [[name[place] for name in listed] for place in (0, 1)]

@@ -25,7 +25,7 @@ import pytest
 from shared.bus import Outcome
 from shared.ids import NO_COMPANY
 from tests.support.emr import Emr
-from tests.support.feed_work import retried, the_exception, true
+from tests.support.feed_work import register_clinic, retried, the_exception, true
 from tests.support.ledger import LedgerStack, clinic_of
 from tests.support.reconciliation import DAY, explained, figures, listed, of_list, reconciled, report, rows, total
 
@@ -213,6 +213,38 @@ async def test_a_report_of_an_unknown_clinic_waits_and_is_mapped(emr: Emr) -> No
         ("balanced", "Old Mill", str(company.locations[1]))
     ]
     await true(company)
+
+
+async def test_a_report_that_waited_is_as_old_as_its_arrival(emr: Emr) -> None:
+    """It says no time, and waits for its clinic; meanwhile a later one corrects it."""
+    company = emr.company
+
+    def untimed(*totals: Any) -> Any:
+        said = report(emr, *totals, emr_clinic_id="Old Mill")
+        return {name: value for name, value in said.items() if name != "time"}
+
+    await emr.send(emr.payment("p-1"))
+    assert (await emr.send(untimed(total("copay", 9, 900))))["quarantined"] == 1
+    await register_clinic(company, "Old Mill")
+    assert (await emr.send(untimed(total("copay", 1, 2_500))))["posted"] == 1
+    assert (await retried(company, await the_exception(company)))["state"] == "retried"
+    assert (await reconciled(company))["status"] == "balanced"
+    await true(company)
+
+
+async def test_a_report_is_the_same_for_one_location_as_for_all(emr: Emr) -> None:
+    """The clinic is another location's by now: what was reported under the first one holds no longer."""
+    company, clinic = emr.company, clinic_of(emr.company.locations[0])
+    await emr.send(emr.payment("p-1"), report(emr, total("copay", 5, 100)))
+    await register_clinic(company, "moved out", 0)
+    await register_clinic(company, clinic, 1)
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    whole = {row["location_id"]: row for row in (await reconciled(company))["items"]}
+    assert {one: row["status"] for one, row in whole.items()} == dict(
+        zip(map(str, company.locations), ("unreported", "broken"), strict=True)
+    )
+    for one, row in whole.items():
+        assert (await reconciled(company, location_id=one))["items"] == [row]
 
 
 async def test_everybody_sees_his_own(stack: LedgerStack, emr: Emr) -> None:

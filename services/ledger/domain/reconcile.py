@@ -62,6 +62,7 @@ class Reconciliation:
         held: Mapping[Name, Held],
         wanted: Callable[[Cell], bool],
     ) -> None:
+        self._wanted = wanted
         self._days: dict[tuple[str, UUID, date], list[Report]] = defaultdict(list)
         self._listed: dict[Name, Listed] = {}
         for report in reports:
@@ -81,7 +82,8 @@ class Reconciliation:
         for day, reports in self._days.items():
             for report in reports:
                 types = {listed.payment_type for listed in (report.payments or {}).values()}
-                cells |= {(*day, one) for one in types | {name for name, total in report.totals.items() if total}}
+                types |= {name for name, total in report.totals.items() if total}
+                cells |= {cell for one in types if self._wanted(cell := (*day, one))}
         return [self._row(cell) for cell in sorted(cells, key=lambda cell: (cell[2], str(cell[1]), *cell[::3]))]
 
     def _row(self, cell: Cell) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +40,7 @@ where h.company_id = $1 and h.exception_id = $2 order by h.entry_no
 # An event that an EMR client sent by HTTP is bounded by that client's own sources, also when it is tried again.
 _WAITING = """
 select e.company_id, e.exception_id, e.feed_id, e.item_key, e.reason, e.quarantined, e.detail, e.raw, e.payment_id,
-    e.state, f.format, c.client_id
+    e.state, e.created_at, f.format, c.client_id
 from feed_exception e join feed f on f.company_id = e.company_id and f.feed_id = e.feed_id
 left join directory_client c on c.client_id = f.sender and f.channel = 'http'
 """
@@ -96,6 +97,7 @@ class Waiting:
     raw: str | None
     payment_id: UUID | None
     state: str
+    created_at: datetime
     format: str
     client_id: str | None
     """The EMR client that sent it; None for a person, and for what came over the bus."""

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,8 +19,9 @@ from services.ledger import service
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
 from services.ledger.domain.feed_items import FeedItem, Retry
-from services.ledger.domain.later_acts import RetryAdjustment, RetryClaim
+from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.feeds import csv_retry, emr, fhir_retry, hl7_retry, mappings, quarantine, remittances
+from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
 from services.ledger.feeds.remittance_facts import claim_of, ordinal_of
@@ -105,7 +106,7 @@ async def _events(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Resu
         if route.reason is not None:
             results[row.exception_id] = route.reason, emr.origin_of(event)
             continue
-        event = known.event(event)
+        event = _as_old(known.event(event), row)
         item = FeedItem(row.feed_id, row.exception_id, row.item_key, event.amount_cents)
         command = emr.command_of(asker.company_id, event, item, asker.correlation_id, asker.retry(row))
         if command is not None:
@@ -113,6 +114,13 @@ async def _events(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Resu
         else:
             results[row.exception_id] = emr.fault_of(event)
     return results | await _post(ledger, commands)
+
+
+def _as_old(event: EmrEvent, row: Waiting) -> EmrEvent:
+    """A report of totals that says no time is of when it came: a later one may have corrected it while it waited."""
+    if not isinstance(event.document, EmrTotals) or event.document.reported_at is not None:
+        return event
+    return replace(event, document=replace(event.document, reported_at=row.created_at))
 
 
 async def _messages(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) -> Results:
