@@ -24,7 +24,7 @@ import pytest
 
 from shared.bus import Outcome
 from shared.ids import NO_COMPANY
-from tests.support.emr import Emr
+from tests.support.emr import BATCH, Emr
 from tests.support.feed_work import register_clinic, retried, the_exception, true
 from tests.support.ledger import LedgerStack, clinic_of
 from tests.support.reconciliation import DAY, explained, figures, listed, of_list, reconciled, report, rows, total
@@ -152,6 +152,31 @@ async def test_what_changed_after_the_report_is_explained(emr: Emr) -> None:
         ("2026-01-07", "unreported"),
     ]
     assert document["status"] == "unreported"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+async def test_a_deposit_date_that_a_person_corrected_is_explained_on_both_days(emr: Emr, as_list: bool) -> None:
+    """Whichever of the days is asked for, before or after the report, and beside whatever else explains a part."""
+    company, next_day = emr.company, "2026-01-07"
+    await emr.send(*(emr.payment(f"p-{n}", amount_cents=100 * n) for n in (1, 2, 3)))
+    receipts = {one["external_id"]: one["id"] for one in (await company.get("/v1/payments"))["items"]}
+    for one in ("p-1", "p-2"):
+        await company.patch(f"/v1/payments/{receipts[one]}", {"deposit_date": next_day})
+    # A change of it that waits is of what the EMR had sent, wherever that stands now.
+    await emr.send(emr.payment("p-1", 2, amount_cents=9_900, method="barter"), **{"Content-Type": BATCH})
+    if as_list:
+        reports = (
+            of_list(emr, listed("p-1", 9_900, 2), listed("p-2", 200), listed("p-3", 300)),
+            of_list(emr, date=next_day),
+        )
+    else:
+        reports = report(emr, total("copay", 3, 10_400)), report(emr, date=next_day)
+    await emr.send(*reports, emr.payment("p-4", amount_cents=50))
+    await company.patch(f"/v1/payments/{receipts['p-3']}", {"deposit_date": next_day})
+    for day, moved in ((DAY, (3, 600)), (next_day, (-3, -600))):
+        (row,) = (await reconciled(company, **{"from": day, "to": day}))["items"]
+        assert row["status"] == "explained", row
+        assert as_list or explained(row)["moved_in_ledger"] == moved
 
 
 async def test_a_payment_that_was_on_its_way_explains_nothing(emr: Emr) -> None:

@@ -75,14 +75,18 @@ class Document:
     payment_id: UUID | None
     states: tuple[State, ...]
 
-    def cell(self, at: datetime | None = None) -> tuple[Cell, int] | None:
-        """Where its money stood at a moment, or stands now, and how much; None: nowhere."""
-        return self._last([state for state in self.states if at is None or state.at <= at])
+    def cell(self) -> tuple[Cell, int] | None:
+        """Where its money stands, and how much; None: nowhere."""
+        return self._last(self.states)
+
+    def sent(self, at: datetime | None = None) -> tuple[Cell, int] | None:
+        """Where the EMR has put it, or had put it at a moment, whatever a person corrected here."""
+        return self._last([one for one in self.states if not one.corrected and (at is None or one.at <= at)])
 
     @property
     def moved(self) -> bool:
         """Whether it stands elsewhere than the EMR has put it."""
-        here, sent = self.cell(), self._last([state for state in self.states if not state.corrected])
+        here, sent = self.cell(), self.sent()
         return here is not None and sent is not None and here[0] != sent[0]
 
     def _last(self, states: Sequence[State]) -> tuple[Cell, int] | None:

@@ -115,26 +115,30 @@ class Reconciliation:
                 quarantined.exception_ids.append(held.exception_id)
         if quarantined.exception_ids:
             found.append(quarantined)
+        sent = self._sent(cell)
+        if moved := sent - ledger:
+            found.append(Explanation("moved_in_ledger", moved))
         # What reached us after the report may have been on its way when it was made, and be in it. So it explains
         # only what is otherwise left, to the cent.
         left = emr - ledger - sum((one.figures for one in found), Figures())
-        later = self._standing_at(cell, max(report.reported_at for report in reports)) - ledger
+        later = self._sent(cell, max(report.reported_at for report in reports)) - sent
         if left and left == later:
             found.append(Explanation("changed_after_report", later))
         return found
 
     def _effect(self, cell: Cell, name: Name, held: Held) -> Figures:
-        """What posting an event of the quarantine would change in a cell."""
+        """What an event of the quarantine changes in what the EMR has put into a cell."""
         document = self._documents.get(name)
         if document is not None and document.version >= held.version:
             return Figures()
         effect = Figures(1, held.amount_cents) if held.cell == cell and held.amount_cents else Figures()
-        stands = document.cell() if document else None
-        return effect - Figures(1, stands[1]) if stands and stands[0] == cell else effect
+        sent = document.sent() if document else None
+        return effect - Figures(1, sent[1]) if sent and sent[0] == cell else effect
 
-    def _standing_at(self, cell: Cell, at: datetime) -> Figures:
-        then = [stood[1] for one in self._documents.values() if (stood := one.cell(at)) and stood[0] == cell]
-        return Figures(len(then), sum(then))
+    def _sent(self, cell: Cell, at: datetime | None = None) -> Figures:
+        """What the EMR has put into a cell, as far as it reached us; or had, at a moment."""
+        found = [sent[1] for one in self._documents.values() if (sent := one.sent(at)) and sent[0] == cell]
+        return Figures(len(found), sum(found))
 
     # -- by payment --------------------------------------------------------------------------------------------
 
@@ -198,6 +202,8 @@ def _why_extra(reported_at: datetime, listed: Listed | None, document: Document 
     """Why the ledger has a payment that the EMR does not list there; `listed` is where it lists it instead."""
     if listed is not None:
         return _why_other(listed, document)
+    if document is not None and document.moved:
+        return "moved_in_ledger", True
     late = document is not None and document.states[-1].at > reported_at
     return ("changed_after_report", True) if late else ("not_listed", False)
 
