@@ -195,6 +195,7 @@ async def test_a_link_that_takes_a_files_place_in_the_last_moment_is_not_followe
         ("csv/bank/a.csv", b"Id\n1\n", "csv_unreadable"),
         ("csv/till/a.csv", b"Id\n1\n", "unknown_profile"),
         ("csv/a.csv", b"Id\n1\n", "unknown_profile"),
+        (os.fsdecode(b"csv/\xff/a.csv"), b"Id\n1\n", "unknown_profile"),
         ("x12/a", b"ISA*00", "x12_unreadable"),
         ("a.edi", b"\0\xff\xfe", "x12_unreadable"),
         ("hl7/a", b"hello", "hl7_unreadable"),

@@ -188,7 +188,9 @@ class Watcher:
             return files.READINGS[format](begun["reading"])
         if format != "csv":
             return files.READINGS[format](None)
-        profile = await csv_store.profile_of(self._ledger.pool, company_id, profile_name)
+        # A folder's name may be any bytes, a profile's is ASCII.
+        known = profile_name.isascii()
+        profile = await csv_store.profile_of(self._ledger.pool, company_id, profile_name) if known else None
         if profile is None:
             raise Invalid("The company has no profile of the folder's name", code="unknown_profile")
         return files.csv(CsvFile(name=profile_name, profile=profile))
