@@ -27,6 +27,8 @@ from tests.support.feed_work import (
     true,
     unknown,
 )
+from tests.support.hl7_messages import ft1
+from tests.support.hl7_messages import message as hl7
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_builder import x12_file
 
@@ -124,6 +126,26 @@ async def test_an_exception_shows_its_item_and_who_did_what(emr: Emr) -> None:
     await register_clinic(company, "nowhere")
     assert (await retried(company, row))["state"] == "resolved"
     assert (await company.sums())["payments"] == 0
+
+
+async def test_a_message_is_shown_as_it_was_understood(stack: LedgerStack) -> None:
+    """A line that waits with its patient; a message that was refused with what is wrong, in its own letters."""
+    company = await stack.company(locations=2)
+    western = (
+        hl7(ft1("PY", "TX2", "x"), control_id="M2")
+        .replace(b"|2.5.1", b"|2.5.1||||||8859/1")
+        .replace(b"PAT", b"PI\xd1A")
+    )
+    for sent in (hl7(ft1("CG", "TX0", "9.00"), ft1("PY", "TX1", "5.00"), control_id="M1"), western):
+        assert (await company.upload("hl7v2", sent)).status == 200
+    found = [await company.get(f"/v1/exceptions/{row['id']}") for row in await company.exceptions()]
+    shown = {one["item_key"].rpartition("|")[2]: one["decoded"] for one in found}
+    assert set(shown) == {"M1 FT1 1", "M1 FT1 2", "M2"}
+    (line,) = shown["M1 FT1 2"]["transactions"]
+    assert (line["transaction_id"], line["amount_cents"], line["kind"]) == ("TX1", 500, "PY")
+    assert shown["M1 FT1 1"]["patient"]["birth_date"] == "1970-01-01"
+    assert (shown["M2"]["patient"]["given_name"], shown["M2"]["transactions"]) == ("PI\xd1A", [])
+    assert [(one["code"], one["field"]) for one in shown["M2"]["problems"]] == [("bad_amount", 11)]
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b""], ids=["lf", "crlf", "none"])

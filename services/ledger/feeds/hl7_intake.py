@@ -201,9 +201,14 @@ def amounts_of(financial: Financial) -> list[int]:
 
 
 def _refused(arrival: Arrival, examined: Examined, problems: Sequence[Problem], reason: str) -> Counted:
+    text = text_of(arrival.raw, examined)
+    return Counted("quarantined", reason, amounts_of(examined.financial), refusal(problems), text)
+
+
+def text_of(raw: bytes, examined: Examined) -> str:
+    """A message as it is kept with its exception."""
     encoding = examined.msh.syntax.encoding if examined.msh else "utf-8"
-    text = arrival.raw.decode(encoding, "replace").replace("\0", "\ufffd")
-    return Counted("quarantined", reason, amounts_of(examined.financial), refusal(problems), text[:_RAW_CHARS])
+    return raw.decode(encoding, "replace").replace("\0", "\ufffd")[:_RAW_CHARS]
 
 
 def refusal(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final
 from uuid import UUID
+
+import asyncpg
 
 from services.ledger.domain.commands import Command
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import hl7_store
 from services.ledger.feeds.agreements import Agreements
+from services.ledger.feeds.hl7_intake import examine, text_of
 from services.ledger.feeds.hl7_posting import command_of, fault_of, lines_of
 from services.ledger.feeds.hl7_store import message_and_line
 from services.ledger.feeds.quarantine import Waiting
@@ -43,6 +47,19 @@ async def prepare(
         item = FeedItem(row.feed_id, row.exception_id, row.item_key, asked.amount_cents)
         commands.append(command_of(company_id, message, asked, asked.act, item, correlation_id, retry_of(row)))
     return commands, refused
+
+
+async def decoded(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The message of an exception as it is understood by what is agreed now, with the line that waits or, of one that
+    was refused, with what is wrong; None where it is not kept."""
+    key, number = message_and_line(exception["item_key"])
+    for row in await hl7_store.of_key(pool, company_id, key):
+        examined = await examine(row["raw"], await hl7_store.profile_of(pool, company_id, row["source"]))
+        text = "".join(examined.lines[number - 1 : number]) if number else text_of(row["raw"], examined)
+        if text == exception["raw"]:
+            lines = tuple(one for one in examined.financial.transactions if number in (0, one.sequence))
+            return asdict(replace(examined.financial, problems=examined.problems, transactions=lines))
+    return None
 
 
 async def _owns(agreed: Agreements, message: hl7_store.Waiting) -> bool:

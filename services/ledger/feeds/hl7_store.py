@@ -165,6 +165,17 @@ async def accepted(pool: asyncpg.Pool, company_id: UUID, key: str) -> Waiting | 
     return None if row is None else _waiting(row)
 
 
+async def of_key(pool: asyncpg.Pool, company_id: UUID, key: str) -> list[asyncpg.Record]:
+    """Messages that came under a key, accepted or refused, for a caller to see: `source, raw`."""
+    async with reading(pool, company_id) as connection:
+        found: list[asyncpg.Record] = await connection.fetch(
+            "select source, raw from feed_message where company_id = $1 and message_key = $2"
+            " order by state = 'refused', message_no limit 50",
+            *(company_id, key),
+        )
+    return found
+
+
 def _waiting(row: asyncpg.Record) -> Waiting:
     feed = Feed(row["company_id"], row["feed_id"], FORMAT, "emr")
     return Waiting(feed, row["source"], row["message_key"], row["body_hash"], row["raw"], row["received_at"])

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.ledger.feeds import fhir_retry
+from services.ledger.feeds import fhir_retry, hl7_retry
 from services.ledger.feeds.csv_retry import place_of, raw_lines
 from services.ledger.feeds.remittance_facts import ordinal_of
 from services.ledger.feeds.stored import PIECE, Chunks, stored
@@ -54,10 +54,12 @@ def _blocks(segments: Iterator[bytes]) -> Iterator[bytes]:
 
 
 async def decoded(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]) -> Any:
-    """An event's attributes and data; a claim, or the facts of its transaction or resource; None for what is not
-    understood."""
+    """An event's attributes and data; a message with its line; a claim, or the facts of its transaction or resource;
+    None for what is not understood."""
     if exception["format"] in ("emr", "csv") and exception["raw"] is not None:
         return json.loads(exception["raw"])
+    if exception["format"] == "hl7v2":
+        return await hl7_retry.decoded(pool, company_id, exception)
     if exception["format"] == "fhir":
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
             return await asyncio.to_thread(fhir_retry.decoded_resource, chunks, exception["item_key"])
