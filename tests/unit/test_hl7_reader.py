@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ledger.feeds.hl7.batch import batches
-from services.ledger.feeds.hl7.reader import MAX_FIELDS, MAX_SEGMENTS, Message, Syntax, Unreadable, read
+from services.ledger.feeds.hl7.reader import MAX_FIELDS, MAX_SEGMENTS, Message, Syntax, Unreadable, content_of, read
 from tests.support.hl7_samples import SAMPLES, mutations
 
 HEADER = r"MSH|^~\&|EMR|CLINIC|LEDGER|BILLING|20260115103000||DFT^P03^DFT_P03|EMR1|P|2.5.1"
@@ -288,3 +288,17 @@ def test_no_bytes_raise_anything_else(raw: bytes, start: bytes) -> None:
         for batch in batches(start + raw):
             for one in batch.messages:
                 read(one)
+
+
+def _segments(raw: bytes) -> list[list[str]] | None:
+    with suppress(Unreadable):
+        return [segment.fields for segment in read(raw).segments]
+    return None
+
+
+def test_what_tells_messages_apart_is_all_that_is_read() -> None:
+    """So two messages of one content come to the same, whatever stands around them."""
+    for raw in mutations(2_000, seed=17):
+        content = content_of(raw)
+        assert _segments(content) == _segments(raw)
+        assert content_of(b"\x0b" + content.replace(b"\r", b"\r\n") + b"\x1c\r\n") == content
