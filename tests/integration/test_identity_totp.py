@@ -18,7 +18,7 @@ from services.reporting.api import ENDPOINTS as REPORTING
 from shared.access.policy import MFA_ENROLMENT
 from shared.access.principal import Principal
 from tests.support.databases import Databases
-from tests.support.identity import SECRETS_KEY, IdentityStack
+from tests.support.identity import PASSWORD, SECRETS_KEY, IdentityStack
 from tests.support.second_factor import App, audited, enrol, grant, renew, run_sql, time_passes
 
 _numbers = count(1)
@@ -105,6 +105,22 @@ class TestSigningIn:
         assert blocked.status == 429
         await asyncio.sleep(int(blocked.headers["Retry-After"]))
         assert (await grant(identity, user, otp=app.code(1))).status == 200
+
+    async def test_the_right_password_alone_forgives_no_wrong_codes(self, identity: IdentityStack) -> None:
+        """Who has a session and the password has not the app: nine guesses, the password, and nine again would be no
+        limit at all."""
+        user, app = await somebody_with_app(identity)
+        token = (await grant(identity, user, otp=app.code(1))).body["access_token"]
+        seen = []
+        for _ in range(3):
+            for _ in range(9):
+                seen.append(
+                    (await identity.request("DELETE", "/v1/me/totp", token=token, json={"code": app.wrong})).status
+                )
+            same = {"old_password": PASSWORD, "password": PASSWORD}
+            await identity.post("/v1/me/password", same, token)
+        assert 429 in seen
+        assert seen.count(422) <= 13, "ten, the one that brings the first wait, and one for each second since"
 
     async def test_guesses_at_the_enrolment_are_slowed_down_as_well(self, identity: IdentityStack) -> None:
         user, app = await somebody_with_app(identity)

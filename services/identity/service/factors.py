@@ -102,7 +102,7 @@ class SecondFactors:
             if codes.is_totp(typed) and await _accept_totp(
                 act.connection, self._sealer, me.user, typed, confirmed=False
             ):
-                attempt.succeeded()
+                attempt.was_right()
                 if end_others:
                     await end_other_sessions(act, me)
                 fresh = await _new_recovery_codes(act, me.user)
@@ -125,7 +125,7 @@ class SecondFactors:
             attempt.owner = me.user
             me = await person(act.connection, caller)
             if await accept_code(act.connection, self._sealer, me.user, code):
-                attempt.succeeded()
+                attempt.was_right()
                 if end_others:
                     await end_other_sessions(act, me)
                 await store.remove_totp(act.connection, me.user.id)

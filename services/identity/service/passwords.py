@@ -53,7 +53,7 @@ class Passwords:
         async with self._throttle.attempt(name, address, "password_change_failed") as attempt:
             attempt.owner = me.user
             if len(old) <= TYPED_PASSWORD and await self._hasher.verify(encoded, nfkc(old)):
-                attempt.succeeded()
+                attempt.was_right()
         if not attempt.right:
             raise Invalid.field("old_password", "wrong_password", "This is not your password")
         if chosen == nfkc(old):
@@ -90,7 +90,7 @@ class Passwords:
                 attempt.owner = user
                 known = user is not None and await factors.reset_is_open(connection, user.id, digest)
             if user is not None and user.active and known:
-                attempt.succeeded()
+                attempt.was_right()
         done = False
         if user is not None and attempt.right:
             async with acquire(self._pool) as connection:

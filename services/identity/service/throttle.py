@@ -49,14 +49,20 @@ class Attempt:
     """What came of an attempt: it has failed unless one of these is called."""
 
     right = False
+    signed_in = False
     coded = False
     undecided = False
     owner: User | Client | None = None
     """Whose account it is at, for the audit."""
 
     def succeeded(self, *, coded: bool = False) -> None:
-        """`coded`: with a second factor."""
-        self.right, self.coded = True, coded
+        """With all that a sign-in takes, so what failed before is forgiven. `coded`: with a second factor."""
+        self.right, self.signed_in, self.coded = True, True, coded
+
+    def was_right(self) -> None:
+        """But is less than a sign-in takes. It is not counted, and nothing is forgiven: who has a session and the
+        password, and not the app, would have his guesses at its codes forgiven as often as he says the password."""
+        self.right = True
 
     def left_open(self) -> None:
         """Neither right nor wrong: something is still missing. It is not counted, and nothing is forgiven."""
@@ -106,7 +112,7 @@ class Throttle:
                 await self._settle(limits, forgiven=False)
                 raise
             if attempt.right or attempt.undecided:
-                await self._settle(limits, forgiven=attempt.right)
+                await self._settle(limits, forgiven=attempt.signed_in)
             else:
                 await self._write_down(attempt, failed, details, waits)
 
