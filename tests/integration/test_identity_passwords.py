@@ -137,6 +137,40 @@ class TestResetting:
             "a change of password ends it as well"
         )
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"role": "partner_admin", "user_type": "partner"},
+            {"user_name": "renamed"},
+            {"email": "somebody.else@practice.example"},
+            {"active": False},
+            {"company_ids": "another one, too"},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    async def test_it_is_for_the_user_as_he_was(self, identity: IdentityStack, change: dict[str, Any]) -> None:
+        """Who could give it to a provider must not come in by it as the administrator that the provider became."""
+        company = (await identity.company(f"C{next(_numbers)}"))["id"]
+        user = await identity.user(name(), "provider", [company], user_type="partner")
+        code = await self.code_for(identity, user)
+        body: dict[str, Any] = dict(change)
+        if "company_ids" in body:
+            body["company_ids"] = [company, (await identity.company(f"C{next(_numbers)}"))["id"]]
+        changed = await identity.patch(f"/v1/users/{user['id']}", body, await identity.operator())
+        assert changed.status == 200, changed
+        if "active" in body:
+            path = f"/v1/users/{user['id']}"
+            assert (await identity.patch(path, {"active": True}, await identity.operator())).status == 200
+        answer = await self.reset(identity, changed.body["user_name"], code)
+        assert (answer.status, answer.body["code"]) == (422, "wrong_code")
+
+    async def test_a_change_that_is_none_of_these_leaves_it_good(self, identity: IdentityStack) -> None:
+        user = await somebody(identity)
+        code = await self.code_for(identity, user)
+        body = {"first_name": "Other"}
+        assert (await identity.patch(f"/v1/users/{user['id']}", body, await identity.operator())).status == 200
+        assert (await self.reset(identity, user["user_name"], code)).status == 204
+
     async def test_case_78_nobody_learns_who_is_a_user(self, identity: IdentityStack) -> None:
         user, without = await somebody(identity), await somebody(identity)
         code = await self.code_for(identity, user)

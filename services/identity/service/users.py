@@ -135,6 +135,8 @@ class Users:
                 await act.publish_user(after)
             if encoded is not None:
                 await store.set_password(act.connection, user_id, encoded, until)
+            if encoded is not None or domain.rights_changed(before, after) or domain.sign_in_changed(before, after):
+                # A reset code is for the user as he was: it may be with somebody who could not give one to him now.
                 await factors.drop_reset(act.connection, user_id)
             signed_out = await _unlinked(act, before, after) or encoded is not None
             if signed_out or domain.rights_changed(before, after):
