@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
+from tests.support.bad_tokens import claims_of
 from tests.support.identity import INTERNAL_SECRET, IdentityStack, same_but_request_id
 from tests.support.second_factor import audited, renew, run_sql
 
@@ -53,6 +55,25 @@ class TestHowLongTheyLast:
             refreshed += 1
             await shift(identity, user["id"], 1_500)
         assert refreshed == 43_200 // 1_500 + 1, "28.8 times 25 minutes, and once at the beginning"
+
+    async def test_no_access_token_outlives_them(self, identity: IdentityStack) -> None:
+        """The last one of twelve hours is as short as what is left of them; so is one that nobody may refresh."""
+        user = await somebody(identity)
+        token = (await identity.sign_in(user["user_name"]))["refresh_token"]
+        await shift(identity, user["id"], 1_700)
+        token = (await renew(identity, token)).body["refresh_token"]
+        await run_sql(
+            identity,
+            "update refresh_token set started_at = now() - interval '11 hours 59 minutes',"
+            " family_expires_at = now() + interval '1 minute' where user_id = $1::uuid",
+            user["id"],
+        )
+        last = await renew(identity, token)
+        assert last.status == 200
+        assert 50 < last.body["expires_in"] <= 60
+        assert claims_of(last.body["access_token"])["exp"] <= time.time() + 60
+        async with IdentityStack.running(identity.dsn, session_idle_seconds=40) as stricter:
+            assert (await stricter.sign_in(user["user_name"]))["expires_in"] <= 40
 
     async def test_shorter_limits_hold_for_open_sessions_as_well(self, identity: IdentityStack) -> None:
         for limit in ("session_idle_seconds", "session_seconds"):

@@ -156,13 +156,15 @@ class SessionIssuer:
         return known.expires_at <= now or known.issued_at + self.idle <= now or known.started_at + self.longest <= now
 
     async def _issue(self, connection: Connection, user: User, row: RefreshToken) -> Tokens:
-        access_token = await self._signed(connection, person_claims(user, row.company_id), row.access_token_id)
-        secret = new_secret()
         until = min(row.issued_at + self.idle, row.family_expires_at)
+        # Nobody asks again how the session stands while an access token is good.
+        left = max(0, int((until - row.issued_at).total_seconds()))
+        tokens = await self.for_minutes(connection, person_claims(user, row.company_id), left, row.access_token_id)
+        secret = new_secret()
         await sessions.insert_refresh_token(
             connection, replace(row, token_hash=secret_hash(secret), used=False, expires_at=until)
         )
-        return Tokens(access_token, self.issuer.seconds, row.company_id, secret)
+        return replace(tokens, refresh_token=secret)
 
     async def _for_enrolment(self, connection: Connection, user: User) -> Tokens:
         claims = replace(person_claims(user, None), role=MFA_ENROLMENT, locations=())
@@ -176,10 +178,12 @@ class SessionIssuer:
         token = await self._signed(connection, claims, uuid4())
         return Tokens(token, self.issuer.seconds, None, scope=PASSWORD_CHANGE)
 
-    async def for_minutes(self, connection: Connection, claims: Claims, seconds: int) -> Tokens:
-        """An access token without a session, which ends after so many seconds at the latest."""
+    async def for_minutes(
+        self, connection: Connection, claims: Claims, seconds: int, token_id: UUID | None = None
+    ) -> Tokens:
+        """An access token alone, which ends after so many seconds at the latest."""
         issuer = replace(self.issuer, seconds=min(self.issuer.seconds, seconds))
-        token = issuer.sign(await active_key(connection, self.sealer), claims, uuid4())
+        token = issuer.sign(await active_key(connection, self.sealer), claims, token_id)
         return Tokens(token, issuer.seconds, claims.company_id)
 
     async def for_machine(self, connection: Connection, claims: Claims) -> Tokens:
