@@ -85,6 +85,10 @@ class UnsupportedMediaType(Problem):
     status, code, title = 415, "unsupported_media_type", "The content type is not supported here"
 
 
+class ExpectationFailed(Problem):
+    status, code, title = 417, "expectation_failed", "Nothing but 100-continue can be expected"
+
+
 class Invalid(Problem):
     """The request is readable but one or more fields are refused; nothing was stored."""
 

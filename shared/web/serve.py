@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from shared.address import Proxies
 from shared.config import Config
-from shared.errors import BadRequest, Problem
+from shared.errors import BadRequest, ExpectationFailed, Problem
 from shared.tls import server_context
 from shared.web.app import ReadyCheck, failed_checks, problem_response
 from shared.web.endpoint import json_response
@@ -35,6 +35,7 @@ _BODY_SECONDS, _BODY_BYTES_A_SECOND = 20.0, 500
 _UNREAD_SECONDS = 60
 """For a caller who stops reading his answer."""
 _SERVER: Final = "billing"
+_CONTINUE: Final = "100-continue"
 _LIMITS: Final[Mapping[str, Any]] = {
     "access_log": None,
     "auto_decompress": False,
@@ -97,7 +98,7 @@ async def listening(
         manager = runner.server
         if manager is None:
             raise RuntimeError("the application did not start")
-        manager.request_handler = _in_time(manager.request_handler)
+        manager.request_handler = _as_expected(_in_time(manager.request_handler))
         loop = asyncio.get_running_loop()
 
         def connection() -> _Connection:
@@ -123,15 +124,39 @@ async def harmless(request: web.Request, response: web.StreamResponse) -> None:
     secure(request, response, Proxies())
 
 
+def _refusal(request: web.BaseRequest, problem: Problem) -> web.Response:
+    """The answer to what reaches no application. The connection ends with it: who knows what comes next on it."""
+    request_id = str(uuid4())
+    response = problem_response(problem, request_id)
+    response.headers.update({"X-Request-Id": request_id, "Server": _SERVER})
+    secure(request, response, Proxies())
+    response.force_close()
+    return response
+
+
+_Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def _as_expected(handle: _Handle) -> _Handle:
+    """The same handler of requests, which refuses with 417 what cannot be expected of it (RFC 9110 10.1.1): aiohttp's
+    own refusal repeats what was sent, and comes before anything of ours."""
+
+    async def refusing(request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", _CONTINUE).lower() != _CONTINUE:
+            log.info("not_http", status=ExpectationFailed.status)
+            return _refusal(request, ExpectationFailed())
+        return await handle(request)
+
+    return refusing
+
+
 class _TooSlow(Problem, TimeoutError):
     """A TimeoutError too, because that is what aiohttp expects of a body that does not come."""
 
     status, code, title = 408, "request_timeout", "The body came too slowly"
 
 
-def _in_time(
-    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+def _in_time(handle: _Handle) -> _Handle:
     """The same handler of requests, whose bodies fail with 408 when they keep it waiting (quality case 17)."""
 
     async def bounded(request: web.BaseRequest) -> web.StreamResponse:
@@ -188,12 +213,7 @@ class _Connection(web.RequestHandler):
             problem = Problem("The request could not be completed")
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
-        request_id = str(uuid4())
-        response = problem_response(problem, request_id)
-        response.headers.update({"X-Request-Id": request_id, "Server": _SERVER})
-        secure(request, response, Proxies())
-        response.force_close()
-        return response
+        return _refusal(request, problem)
 
 
 def health_app(checks: Mapping[str, ReadyCheck], registry: CollectorRegistry) -> web.Application:

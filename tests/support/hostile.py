@@ -244,6 +244,8 @@ MANGLED: Mapping[str, bytes] = {
     "a method that is none": b"G=T /" + MARK.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
     "a proxy's address": b"GET http://example.org/" + MARK.encode() + b" HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "an expectation that is none": _HEAD + b"Expect: " + MARK.encode() + b"\r\nContent-Length: 35\r\n\r\n" + _SMUGGLED,
+    "an expectation of nobody": b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\nExpect: " + MARK.encode() + b"\r\n\r\n",
     "everything": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     "an upgrade": b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
 }
