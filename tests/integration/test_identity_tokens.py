@@ -293,6 +293,16 @@ class TestRevocationAndIntrospection:
             assert (await self.inspect(identity, signed_in["access_token"])) == {"active": False}
             assert (await refresh(identity, signed_in["refresh_token"])).status == 400
 
+    async def test_signing_out_is_in_the_audit_once(self, identity: IdentityStack) -> None:
+        user = await identity.user(name(), "provider", [await company(identity)])
+        for times, kind in enumerate(("refresh_token", "access_token"), 1):
+            token = (await identity.sign_in(user["user_name"]))[kind]
+            for _ in range(2):
+                assert (await identity.form("/v1/revoke", token=token)).status == 200
+            rows = (await identity.get("/v1/audit?action=signed_out", await identity.operator())).body["items"]
+            mine = [row for row in rows if row["actor_id"] == user["id"]]
+            assert [row["subject_id"] for row in mine] == [user["id"]] * times
+
     async def test_what_is_no_token_is_no_error(self, identity: IdentityStack) -> None:
         for token in ("x", "a.b.c", "x" * 5_000, (await identity.operator())[:-4] + "AAAA"):
             assert (await identity.form("/v1/revoke", token=token)).status == 200

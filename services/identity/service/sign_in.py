@@ -198,7 +198,8 @@ class SignIn:
                 raise OAuthError("unsupported_token_type", "A client's access tokens end by themselves")
             async with administration(self._pool) as act:
                 await act.withdraw_tokens(principal.subject)
-                await sessions.end_family_of_access_token(act.connection, UUID(principal.token_id))
+                family = await sessions.family_of_access_token(act.connection, UUID(principal.token_id))
+                await _sign_out(act, principal.subject, family)
             return
         digest = secret_hash(token)
         async with acquire(self._pool) as connection:
@@ -208,8 +209,7 @@ class SignIn:
         async with administration(self._pool) as act:
             await act.withdraw_tokens(owner)
             known = await sessions.refresh_token_for_update(act.connection, digest)
-            if known is not None:
-                await sessions.end_family(act.connection, known.family)
+            await _sign_out(act, owner, known.family if known else None)
 
     async def inspect(self, token: str) -> Principal | None:
         """The holder of an access token that is good now: signed, not ended, session open, rights unchanged."""
@@ -228,6 +228,13 @@ class SignIn:
         if len(password) > TYPED_PASSWORD:
             return False
         return await self._hasher.verify(encoded, nfkc(password))
+
+
+async def _sign_out(act: Act, user_id: UUID, family: UUID | None) -> None:
+    """End a session, unless it has ended."""
+    if family is not None:
+        await sessions.end_family(act.connection, family)
+        await own_act(act.connection, await users.user(act.connection, user_id), "signed_out")
 
 
 async def _is_open(connection: Connection, principal: Principal) -> bool:

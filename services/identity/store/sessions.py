@@ -84,11 +84,12 @@ async def end_family(connection: Connection, family: UUID) -> None:
     await connection.execute("delete from refresh_token where family = $1", family)
 
 
-async def end_family_of_access_token(connection: Connection, access_token_id: UUID) -> None:
-    """End the session that an access token belongs to, if any."""
-    family = await connection.fetchval("select family from refresh_token where access_token_id = $1", access_token_id)
-    if family is not None:
-        await end_family(connection, family)
+async def family_of_access_token(connection: Connection, access_token_id: UUID) -> UUID | None:
+    """The session that an access token belongs to, if any."""
+    family: UUID | None = await connection.fetchval(
+        "select family from refresh_token where access_token_id = $1", access_token_id
+    )
+    return family
 
 
 async def session_of(connection: Connection, access_token_id: UUID) -> RefreshToken | None:
