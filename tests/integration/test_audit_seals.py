@@ -17,6 +17,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from services.ledger.audit import SEALING
 from shared.config import Config
@@ -348,6 +349,38 @@ async def test_the_command_says_what_and_ends_with_one(stack: LedgerStack, tmp_p
     assert (code, place["company_id"], place["seq"]) == (1, str(company.company_id), 1)
     assert place["found"].startswith("altered")
     assert (await command("verify-audit", "--heads", str(tmp_path / "absent")))[0] == 1
+
+
+async def test_heads_that_are_gone_are_no_proof(
+    stack: LedgerStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever cuts off a chain may cut off what remembers it: where heads are kept, none to compare with is a
+    finding."""
+    await filled(stack)
+    config = Config(ledger_database_url=SecretStr(stack.dsn), seal_dir=tmp_path)
+
+    async def verified(config: Config) -> tuple[bool, list[Any]]:
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            await SEALING.verify(config)
+        except SystemExit as error:
+            code = error.code
+        return code == 0, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    await SEALING.seal(config)
+    good, (said,) = await verified(config)
+    assert good
+    assert said["heads_compared"] > 0
+    path = heads_path(tmp_path, "ledger")
+    path.write_bytes(b"")
+    for _ in range(2):
+        good, (place, said) = await verified(config)
+        assert not good
+        assert place["found"].startswith("the file of heads: ")
+        assert said["heads_compared"] == 0
+        path.unlink(missing_ok=True)
+    assert (await verified(Config(ledger_database_url=SecretStr(stack.dsn))))[0], "nobody said that heads are kept"
 
 
 async def test_memory_does_not_grow_with_the_chain(stack: LedgerStack) -> None:
