@@ -19,8 +19,9 @@ import pytest
 from services.identity.passwords import Hasher
 from services.identity.service import throttle as module
 from services.identity.service.throttle import Throttle
+from services.identity.service.upkeep import forget
 from services.identity.store.failures import Limit
-from shared.address import network
+from shared.address import UNKNOWN, network
 from shared.db import create_pool
 from shared.errors import TooManyRequests, Unavailable
 from tests.support.databases import Databases
@@ -152,6 +153,49 @@ class TestTheLimits:
             await later(identity, 10)
         for number in range(360, 400):
             assert await guess(throttle, f"employee {number}", "10.0.0.1")
+
+    async def test_strangers_do_not_keep_the_owner_out_where_he_is_at_home(
+        self, identity: IdentityStack, pool: asyncpg.Pool
+    ) -> None:
+        """One guess in five minutes would hold an account up for as long as somebody cares to, and many guesses at
+        others would hold up everybody."""
+        throttle, home = Throttle(pool), "2001:db8:1:2::3"
+        async with throttle.attempt("owner", home) as attempt:
+            attempt.succeeded()
+        for number in range(60):
+            await guess(throttle, "owner", f"10.1.0.{number}")
+        assert not await guess(throttle, "owner", "10.2.0.1")
+        await run_sql(identity, "update login_failure set failures = 5000 where subject = 'everybody'")
+        for number in range(2):
+            await guess(throttle, f"somebody {number}", f"10.3.0.{number}")
+        assert not await guess(throttle, "another", "10.4.0.1")
+        async with throttle.attempt("owner", "2001:db8:1:2:ffff::1") as attempt:
+            attempt.succeeded()
+        assert not await guess(throttle, "owner", "10.2.0.1"), "he forgives nobody but himself"
+        assert [await guess(throttle, "owner", home) for _ in range(12)] == [True] * 11 + [False], (
+            "nor is he free there"
+        )
+
+    async def test_home_is_where_one_has_signed_in_within_a_month(
+        self, identity: IdentityStack, pool: asyncpg.Pool
+    ) -> None:
+        throttle = Throttle(pool)
+        for half in ("was_right", "left_open"):
+            async with throttle.attempt(half, "10.0.0.1") as attempt:
+                getattr(attempt, half)()
+        assert await run_sql(identity, "select from known_place") == []
+        async with throttle.attempt("owner", "10.0.0.1") as attempt:
+            attempt.succeeded()
+        async with throttle.attempt("owner", UNKNOWN) as attempt:
+            attempt.succeeded()
+        (row,) = await run_sql(identity, "select place from known_place")
+        assert row["place"] == "10.0.0.1"
+        await run_sql(identity, "update known_place set seen_at = seen_at - interval '31 days'")
+        for number in range(20):
+            await guess(throttle, "owner", f"10.1.0.{number}")
+        assert not await guess(throttle, "owner", "10.0.0.1")
+        await forget(pool)
+        assert await run_sql(identity, "select from known_place") == []
 
     async def test_nothing_is_held_against_an_attempt_that_was_not_made(
         self, identity: IdentityStack, pool: asyncpg.Pool

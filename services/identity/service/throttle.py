@@ -6,9 +6,10 @@ of processes and parallel guesses, no more are made than the limit allows, and a
 Within a process one account's attempts come one after the other, so that a burst of the owner's own sign-ins is not
 mistaken for guessing.
 
-A person is counted by account, by address and with everybody. A client is counted by client *and* address: its name is
-no secret, and a stranger who guesses must not hold it up where it really is. Our secrets have 256 bits; what is slowed
-down is the noise, and guesses at a shorter one that somebody configured.
+A person is counted by account, by address and with everybody; but where he has signed in within a month, by account
+*and* address, and not with everybody: a stranger who guesses elsewhere, one time in five minutes or many times at many
+accounts, must not hold him up there. A client is always counted so: its name is no secret. Our secrets have 256 bits;
+what is slowed down is the noise, and guesses at a shorter one that somebody configured.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from services.identity.domain import Client, User, nfkc
 from services.identity.service.acts import own_act
 from services.identity.store import failures
 from services.identity.store.failures import Limit
-from shared.address import network
+from shared.address import UNKNOWN, network
 from shared.db import acquire
 from shared.errors import TooManyRequests
 
@@ -81,15 +82,24 @@ class Throttle:
         self._pool = pool
         self._queues = [asyncio.Lock() for _ in range(_QUEUES)]
 
-    def attempt(
+    @asynccontextmanager
+    async def attempt(
         self, user_name: str, address: str, failed: str = "sign_in_failed", **details: Any
-    ) -> AbstractAsyncContextManager[Attempt]:
+    ) -> AsyncIterator[Attempt]:
         """One attempt at an account, existing or not (`account_name`). Raises TooManyRequests while the account, the
         address or everybody has to wait. When it fails, the audit says `failed` with the `details`."""
         digest = hashlib.sha256(user_name.encode())
-        account, place = f"account:{digest.hexdigest()}", f"address:{network(address)}"
-        limits = {account: ACCOUNT, place: ADDRESS, "everybody": EVERYBODY}
-        return self._attempt(digest.digest()[0], limits, failed, details)
+        account, place = f"account:{digest.hexdigest()}", network(address)
+        async with acquire(self._pool) as connection:
+            at_home = await failures.is_known(connection, account, place)
+        limits = {f"{account}@{place}" if at_home else account: ACCOUNT, f"address:{place}": ADDRESS}
+        if not at_home:
+            limits["everybody"] = EVERYBODY
+        async with self._attempt(digest.digest()[0], limits, failed, details) as attempt:
+            yield attempt
+        if attempt.signed_in and place != UNKNOWN:
+            async with acquire(self._pool) as connection:
+                await failures.remember(connection, account, place)
 
     def client_attempt(self, client_id: str, address: str, failed: str) -> AbstractAsyncContextManager[Attempt]:
         """The same for a client, at this address."""

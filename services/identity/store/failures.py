@@ -20,6 +20,7 @@ class Limit:
     drain: float = 0
 
 
+_REMEMBERED: Final = timedelta(days=30)
 _KEPT: Final = (
     "(case when f.failed_at < clock_timestamp() - $4::interval then 0 else"
     " greatest(0, f.failures - $5::float8 * extract(epoch from clock_timestamp() - f.failed_at)) end)"
@@ -71,6 +72,28 @@ async def blocked_for(connection: Connection, subjects: list[str]) -> timedelta:
     return max(left or timedelta(0), timedelta(0))
 
 
+async def is_known(connection: Connection, account: str, place: str) -> bool:
+    """Whether somebody has signed in with this account at this place within a month."""
+    found: bool = await connection.fetchval(
+        "select exists (select from known_place where account = $1 and place = $2"
+        " and seen_at > clock_timestamp() - $3::interval)",
+        account,
+        place,
+        _REMEMBERED,
+    )
+    return found
+
+
+async def remember(connection: Connection, account: str, place: str) -> None:
+    await connection.execute(
+        "insert into known_place (account, place, seen_at) values ($1, $2, clock_timestamp())"
+        " on conflict (account, place) do update set seen_at = excluded.seen_at",
+        account,
+        place,
+    )
+
+
 async def forget_old(connection: Connection) -> None:
     """Drop what no limit remembers any more."""
     await connection.execute("delete from login_failure where failed_at < clock_timestamp() - interval '1 day'")
+    await connection.execute("delete from known_place where seen_at < clock_timestamp() - $1::interval", _REMEMBERED)
