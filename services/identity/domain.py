@@ -24,6 +24,8 @@ INITIAL: Final = timedelta(days=3)
 """How long an initial password waits for being changed."""
 RECENT: Final = timedelta(minutes=15)
 """How long a sign-in counts as fresh: here for changes of ways to sign in, and at a provider for us."""
+CLOCKS: Final = timedelta(minutes=5)
+"""How far the clocks of identity's processes, and that of its database, may differ."""
 MOST_LOCATIONS: Final = 100
 """EMR locations of a user in one company: they stand in his access token, which has to fit into a header."""
 OWN_NAMES: Final = ("user_name", "first_name", "last_name", "email")

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.identity.passkeys import BadCredential, RelyingParty, challenge_of, credential_id_of
+from services.identity.service.upkeep import forget
+from shared.db import create_pool
 from tests.support.authenticator import Authenticator, b64, unb64
 from tests.support.identity import Answer, IdentityStack
 from tests.support.second_factor import App, audited, enrol, grant, renew, run_sql
@@ -168,6 +170,20 @@ class TestChallenges:
         now = sealing.time.time
         monkeypatch.setattr(sealing.time, "time", lambda: now() + 301)
         refused(await identity.post("/v1/passkeys/token", {"credential": credential}))
+
+    async def test_used_ones_are_remembered_while_a_slower_clock_takes_them(self, identity: IdentityStack) -> None:
+        """The database forgets by its own clock, and a process judges by its own."""
+        _, key = await with_passkey(identity, Authenticator(steps=0))
+        body = {"credential": key.get(await ask(identity))}
+        assert (await identity.post("/v1/passkeys/token", body)).status == 200
+        ahead = "update used_ticket set expires_at = now() - make_interval(secs => $1)"
+        async with await create_pool(identity.dsn, name="test", role="identity_app") as pool:
+            await run_sql(identity, ahead, 240.0)
+            await forget(pool)
+            refused(await identity.post("/v1/passkeys/token", body))
+            await run_sql(identity, ahead, 301.0)
+            await forget(pool)
+        assert await run_sql(identity, "select from used_ticket") == []
 
     async def test_only_ours_for_this_and_for_him(self, identity: IdentityStack) -> None:
         user, key = await with_passkey(identity)

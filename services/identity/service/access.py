@@ -5,18 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import asyncpg
 
+from services.identity.domain import CLOCKS
 from services.identity.store import access
 from shared.access.principal import Principal
 from shared.access.revocation import LONGEST_LIFE_SECONDS, stale
 from shared.access.tokens import KeyCache, TokenVerifier
 from shared.db import acquire
-
-_CLOCKS: Final = timedelta(minutes=5)
-"""How far the clocks of identity's processes may differ."""
 
 
 class AccessVersions:
@@ -27,7 +24,7 @@ class AccessVersions:
 
     async def changes(self, after: int, limit: int) -> Sequence[tuple[int, str]]:
         """Positions in the log, and `AccessState`s as JSON, in order."""
-        since = datetime.now(UTC) - timedelta(seconds=LONGEST_LIFE_SECONDS) - _CLOCKS
+        since = datetime.now(UTC) - timedelta(seconds=LONGEST_LIFE_SECONDS) - CLOCKS
         async with acquire(self._pool) as connection:
             return await access.changes(connection, since, after, limit)
 
