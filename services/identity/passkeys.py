@@ -26,6 +26,7 @@ from services.identity.codes import PRODUCT
 
 SECONDS: Final = 300
 """How long a ceremony may take: also the life of its challenge."""
+_PORTS: Final = {"http": 80, "https": 443}
 _LONGEST: Final = 64 * 1024
 _TRANSPORTS: Final = frozenset({"usb", "nfc", "ble", "smart-card", "hybrid", "internal", "cable"})
 
@@ -52,7 +53,9 @@ class RelyingParty:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SystemExit("PUBLIC_URL must be an address, as https://billing.example")
         self.id = parts.hostname
-        self.origin = f"{parts.scheme}://{parts.netloc}".lower()
+        # As browsers write it: without the port that the scheme has by itself (RFC 6454 section 6.1).
+        port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
+        self.origin = f"{parts.scheme}://{parts.hostname}{port}"
 
     def registration_options(
         self, user_id: UUID, user_name: str, display_name: str, known: Sequence[bytes], challenge: bytes

@@ -7,7 +7,7 @@ import copy
 from collections import Counter
 from itertools import count
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -133,6 +133,23 @@ class TestTheCeremonies:
         answer = await register(identity, await identity.token(other["user_name"]), copied)
         assert answer.status == 422
         assert (await sign_in(identity, key)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("public_url", "origin"),
+    [
+        ("https://Billing.example:443/app/", "https://billing.example"),
+        ("http://localhost:80", "http://localhost"),
+        ("https://billing.example:8443", "https://billing.example:8443"),
+        ("http://localhost:443", "http://localhost:443"),
+    ],
+)
+def test_the_origin_is_written_as_browsers_write_it(public_url: str, origin: str) -> None:
+    """Without the port that the scheme has by itself (RFC 6454 section 6.1)."""
+    party = RelyingParty(public_url)
+    key = Authenticator(origin=origin, rp_id=party.id)
+    options = party.registration_options(uuid4(), "u", "U", [], b"c" * 32)
+    assert party.verify_registration(key.create(options), b"c" * 32).credential_id == key.credential_id
 
 
 class TestChallenges:
