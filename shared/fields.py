@@ -31,7 +31,7 @@ class Body(BaseModel):
 class Query(BaseModel):
     """Base of every query string: text is converted, unknown and repeated parameters are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def clean_text(value: str) -> str:

@@ -177,6 +177,7 @@ async def test_a_field_that_is_none(scene: Scene, path: str, name: str, value: A
         ("GET", "/v1/payments?deposit_from=1900-01-01&deposit_to=2199-12-31", 200),
         ("GET", "/v1/charges?status=everything", 422),
         ("GET", "/v1/charges?location_id=x", 422),
+        ("GET", "/v1/charges?from_=2026-01-01", 422),  # 8
         ("GET", "/v1/exceptions?state=lost", 422),
         ("GET", f"/v1/exceptions?reason={quote('x' * 300)}", 422),
         ("GET", "/v1/batches?cursor=%00", 422),

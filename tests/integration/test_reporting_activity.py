@@ -203,6 +203,7 @@ async def test_one_line_for_a_batch_however_many_days(stack: ReportingStack) -> 
         ({**ALL, "as_of": "1700000000"}, {"as_of"}),
         ({**ALL, "as_of": "2026-01-01T00:00:00Z", "as_of_version": "1"}, {"as_of"}),
         ({**ALL, "format": "exe"}, {"format"}),
+        ({"first": "2026-01-01", "last": "2026-12-31", "batch_number": "B"}, {"first", "last"}),
     ],
 )
 async def test_refusals_name_the_field(stack: ReportingStack, params: dict[str, Any], fields: set[str]) -> None:
