@@ -112,6 +112,25 @@ async def test_versions_compensate_and_old_ones_are_stale(emr: Emr) -> None:
     assert fold(await company.events()) == await company.totals()
 
 
+async def test_words_that_an_emr_does_not_speak_of_stay_as_a_person_wrote_them(emr: Emr) -> None:
+    await emr.send(emr.payment(method="check", check_number="7"))
+    (receipt,) = (await emr.company.get("/v1/payments"))["items"]
+    own = {"batch_number": "COPAYS", "memo": "Counted twice"}
+    await emr.company.patch(f"/v1/payments/{receipt['id']}", {**own, "check_number": "8"})
+    states = (
+        (emr.payment(version=2, method="check", check_number="9"), {**own, "check_number": "9", "withdrawn": False}),
+        (emr.payment(version=3, amount_cents=3_000), {**own, "check_number": None, "method": "credit_card"}),
+        (emr.deletion("payment", "p-1", 4), {**own, "withdrawn": True}),
+        (emr.payment(version=5), {**own, "amount_cents": 2_500, "withdrawn": False}),
+    )
+    for event, expected in states:
+        assert await emr.outcome(event) == {"posted": 1}
+        assert (await emr.company.get(f"/v1/payments/{receipt['id']}")).items() >= expected.items()
+    (batch,) = (await emr.company.get("/v1/batches"))["items"]
+    assert (batch["batch_number"], batch["posted_cents"], batch["payments"]) == ("COPAYS", 2_500, 1)
+    assert fold(await emr.company.events()) == await emr.company.totals()
+
+
 async def test_what_is_sent_again(emr: Emr) -> None:
     event = emr.payment()
     assert await emr.outcome(event) == {"posted": 1}

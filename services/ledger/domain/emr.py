@@ -135,8 +135,9 @@ def _payment(
     if act.words is None:
         words = replace(existing.words, amount_cents=0, withdrawn=True) if existing else None
     else:
-        patient_id = _patient(books, draft, act.person)
-        words = Words(location_id=_place(books, act), patient_id=patient_id, **act.words)
+        told = {"location_id": _place(books, act), "patient_id": _patient(books, draft, act.person), **act.words}
+        # What an EMR does not speak of (memo, batch) is the practice's, and stays through its changes.
+        words = replace(existing.words, withdrawn=False, **told) if existing else Words(**told)
     if existing is None or words is None:
         existing = new_payment(books, draft, command, words, external_id=act.external_id) if words else None
         return draft, existing.payment_id if existing else None
