@@ -32,18 +32,18 @@ def load_json(raw: bytes) -> Any:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON in UTF-8") from None
     except ValueError:  # The standard library refuses integers of more than 4,300 digits.
-        raise Invalid("A number in the body is out of range", code="number_out_of_range") from None
+        raise Invalid.field("body", "number_out_of_range", "A number in the body is out of range") from None
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Invalid("A name is repeated in a JSON object", code="duplicate_key")
+        raise Invalid.field("body", "duplicate_key", "A name is repeated in a JSON object")
     return found
 
 
 def _no_constant(_: str) -> Any:
-    raise Invalid("NaN and Infinity are not numbers here", code="not_a_number")
+    raise Invalid.field("body", "not_a_number", "NaN and Infinity are not numbers here")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_no_constant)
@@ -66,7 +66,7 @@ def parse_body(model: type[Model], raw: bytes, *, prefix: str = "") -> tuple[Mod
 def parse_query(model: type[Model], query: MultiMapping[str]) -> Model:
     """Query parameters into a model: a list field takes every repetition, any other field exactly one."""
     if len(query) > _MAX_PARAMETERS:
-        raise Invalid("Too many query parameters", code="too_many_parameters")
+        raise Invalid.field("query", "too_many_parameters", f"At most {_MAX_PARAMETERS} query parameters")
     lists = {name for name, field in _fields(model).items() if _is_list(field)}
     integers = {name for name, field in _fields(model).items() if _is_integer(field)}
     values: dict[str, Any] = {}
