@@ -6,6 +6,7 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from services.ledger import queries, wire
+from services.ledger.answers import BatchDocument, Page
 from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import DeclareBatch
 from shared.access.principal import area
@@ -51,6 +52,7 @@ ENDPOINTS = (
         area("payment_posting"),
         "List batches: declared, posted, difference",
         query=wire.BatchesQuery,
+        answer=Page[BatchDocument],
     ),
     Endpoint(
         "POST",
@@ -59,7 +61,8 @@ ENDPOINTS = (
         area("payment_posting", "add"),
         "Declare a batch's control totals",
         body=wire.BatchIn,
+        answer=BatchDocument,
         status=201,
     ),
-    Endpoint("GET", "/v1/batches/{number}", read, area("payment_posting"), "One batch"),
+    Endpoint("GET", "/v1/batches/{number}", read, area("payment_posting"), "One batch", answer=BatchDocument),
 )

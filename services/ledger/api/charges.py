@@ -8,6 +8,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire
+from services.ledger.answers import ChargeDocument, Page
 from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import (
     AdjustCharge,
@@ -115,12 +116,40 @@ async def transfer(call: Call) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/v1/charges", create, _ADD, "Post a charge", body=wire.ChargeIn, status=201, idempotent=True),
-    Endpoint("GET", "/v1/charges", listing, _VIEW, "List charges, newest first", query=wire.ChargesQuery),
-    Endpoint("GET", "/v1/charges/{id}", read, _VIEW, "One charge with its balance"),
-    Endpoint("PATCH", "/v1/charges/{id}", change, _EDIT, "Correct a charge", body=wire.ChargePatch),
-    Endpoint("POST", "/v1/charges/{id}/release", release, _EDIT, "Release a delayed charge"),
-    Endpoint("POST", "/v1/charges/{id}/void", void, _EDIT, "Void a charge without payments", idempotent=True),
+    Endpoint(
+        "POST",
+        "/v1/charges",
+        create,
+        _ADD,
+        "Post a charge",
+        body=wire.ChargeIn,
+        answer=ChargeDocument,
+        status=201,
+        idempotent=True,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/charges",
+        listing,
+        _VIEW,
+        "List charges, newest first",
+        query=wire.ChargesQuery,
+        answer=Page[ChargeDocument],
+    ),
+    Endpoint("GET", "/v1/charges/{id}", read, _VIEW, "One charge with its balance", answer=ChargeDocument),
+    Endpoint(
+        "PATCH", "/v1/charges/{id}", change, _EDIT, "Correct a charge", body=wire.ChargePatch, answer=ChargeDocument
+    ),
+    Endpoint("POST", "/v1/charges/{id}/release", release, _EDIT, "Release a delayed charge", answer=ChargeDocument),
+    Endpoint(
+        "POST",
+        "/v1/charges/{id}/void",
+        void,
+        _EDIT,
+        "Void a charge without payments",
+        answer=ChargeDocument,
+        idempotent=True,
+    ),
     Endpoint(
         "POST",
         "/v1/charges/{id}/adjustments",
@@ -128,6 +157,7 @@ ENDPOINTS = (
         _EDIT,
         "Write off part of a charge",
         body=wire.ChargeAdjustmentIn,
+        answer=ChargeDocument,
         status=201,
         idempotent=True,
     ),
@@ -138,6 +168,7 @@ ENDPOINTS = (
         _EDIT,
         "Move part of the balance between payer and patient",
         body=wire.TransferIn,
+        answer=ChargeDocument,
         status=201,
         idempotent=True,
     ),

@@ -8,6 +8,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire
+from services.ledger.answers import ControlTotals
 from services.ledger.api.common import ledger, readers
 from shared.access.principal import INTERNAL_ONLY, Guard
 from shared.errors import Forbidden, Invalid, NotFound
@@ -63,5 +64,6 @@ ENDPOINTS = (
         _TOTALS,
         "Sums per location, dates, source and affiliation, from transfers",
         query=wire.ControlTotalsQuery,
+        answer=ControlTotals,
     ),
 )

@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from services.ledger import queries, wire
+from services.ledger.answers import Page, PatientDocument, PayerDocument, PhysicianDocument
 from services.ledger.api.common import post, readers
 from services.ledger.domain.commands import Act, ChangeParty, NewPatient, NewPayer, NewPhysician
 from shared.access.principal import area
@@ -38,6 +39,8 @@ class _Kind:
     body: type[BaseModel]
     patch: type[BaseModel]
     search: type[BaseModel]
+    answer: type[BaseModel]
+    page: type[BaseModel]
     act: Any
     filters: tuple[str, ...]
     nullable: frozenset[str] = frozenset()
@@ -52,6 +55,8 @@ _KINDS = (
         wire.PatientIn,
         wire.PatientPatch,
         wire.PatientSearch,
+        PatientDocument,
+        Page[PatientDocument],
         _new_patient,
         ("account_number", "last_name", "first_name", "date_of_birth"),
         frozenset({"payer_id"}),
@@ -64,6 +69,8 @@ _KINDS = (
         wire.PayerIn,
         wire.PayerPatch,
         wire.PayerSearch,
+        PayerDocument,
+        Page[PayerDocument],
         _new_payer,
         ("code", "name"),
         frozenset({"payer_class"}),
@@ -76,6 +83,8 @@ _KINDS = (
         wire.PhysicianIn,
         wire.PhysicianPatch,
         wire.PhysicianSearch,
+        PhysicianDocument,
+        Page[PhysicianDocument],
         _new_physician,
         ("npi", "last_name"),
     ),
@@ -112,11 +121,28 @@ def _endpoints(kind: _Kind) -> list[Endpoint]:
 
     view, name = area(kind.area), kind.name
     return [
-        Endpoint("GET", kind.path, listing, view, f"List {name}s, newest first", query=wire.Page),
-        Endpoint("POST", kind.path, create, area(kind.area, "add"), f"Add a {name}", body=kind.body, status=201),
-        Endpoint("POST", f"{kind.path}/search", search, view, f"Find {name}s", body=kind.search),
-        Endpoint("GET", f"{kind.path}/{{id}}", read, view, f"One {name}"),
-        Endpoint("PATCH", f"{kind.path}/{{id}}", change, area(kind.area, "edit"), f"Change a {name}", body=kind.patch),
+        Endpoint("GET", kind.path, listing, view, f"List {name}s, newest first", query=wire.Page, answer=kind.page),
+        Endpoint(
+            "POST",
+            kind.path,
+            create,
+            area(kind.area, "add"),
+            f"Add a {name}",
+            body=kind.body,
+            answer=kind.answer,
+            status=201,
+        ),
+        Endpoint("POST", f"{kind.path}/search", search, view, f"Find {name}s", body=kind.search, answer=kind.page),
+        Endpoint("GET", f"{kind.path}/{{id}}", read, view, f"One {name}", answer=kind.answer),
+        Endpoint(
+            "PATCH",
+            f"{kind.path}/{{id}}",
+            change,
+            area(kind.area, "edit"),
+            f"Change a {name}",
+            body=kind.patch,
+            answer=kind.answer,
+        ),
     ]
 
 

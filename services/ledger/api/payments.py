@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from services.ledger import queries, service, wire
+from services.ledger.answers import Page, PaymentDocument, WordsDocument
 from services.ledger.api.charges import require_edit
 from services.ledger.api.common import ledger, post, readers
 from services.ledger.domain import documents
@@ -199,25 +200,23 @@ async def reverse(call: Call) -> web.Response:
 
 
 async def refund(call: Call) -> web.Response:
-    body: wire.RefundIn = call.body
-    return await post(
-        call,
-        RefundPayment(
-            payment_id=call.path_id(),
-            amount_cents=body.amount_cents,
-            method=body.method,
-            check_number=body.check_number,
-            deposit_date=body.deposit_date,
-            batch_number=body.batch_number,
-            memo=body.memo,
-        ),
-    )
+    return await post(call, RefundPayment(call.path_id(), **wire.given(call.body)))
 
 
 _POST, _EDIT = area("payment_posting", "add"), area("payment_posting", "edit")
 
 ENDPOINTS = (
-    Endpoint("POST", "/v1/payments", create, _POST, "Post a payment", body=wire.PaymentIn, status=201, idempotent=True),
+    Endpoint(
+        "POST",
+        "/v1/payments",
+        create,
+        _POST,
+        "Post a payment",
+        body=wire.PaymentIn,
+        answer=PaymentDocument,
+        status=201,
+        idempotent=True,
+    ),
     Endpoint(
         "POST",
         "/v1/payments/bulk",
@@ -227,10 +226,35 @@ ENDPOINTS = (
         raw_types=("application/x-ndjson",),
         answer_type="application/x-ndjson",
     ),
-    Endpoint("GET", "/v1/payments", listing, _VIEW, "List payments, newest first", query=wire.PaymentsQuery),
-    Endpoint("GET", "/v1/payments/{id}", read, _VIEW, "One payment with applications and adjustments"),
-    Endpoint("GET", "/v1/payments/{id}/history", history, _VIEW, "Every set of words a payment has had, oldest first"),
-    Endpoint("PATCH", "/v1/payments/{id}", change, _EDIT, "Correct the words of a payment", body=wire.PaymentPatch),
+    Endpoint(
+        "GET",
+        "/v1/payments",
+        listing,
+        _VIEW,
+        "List payments, newest first",
+        query=wire.PaymentsQuery,
+        answer=Page[PaymentDocument],
+    ),
+    Endpoint(
+        "GET", "/v1/payments/{id}", read, _VIEW, "One payment with applications and adjustments", answer=PaymentDocument
+    ),
+    Endpoint(
+        "GET",
+        "/v1/payments/{id}/history",
+        history,
+        _VIEW,
+        "Every set of words a payment has had, oldest first",
+        answer=Page[WordsDocument],
+    ),
+    Endpoint(
+        "PATCH",
+        "/v1/payments/{id}",
+        change,
+        _EDIT,
+        "Correct the words of a payment",
+        body=wire.PaymentPatch,
+        answer=PaymentDocument,
+    ),
     Endpoint(
         "POST",
         "/v1/payments/{id}/applications",
@@ -238,6 +262,7 @@ ENDPOINTS = (
         _APPLY,
         "Apply existing money to charges",
         body=wire.ApplicationsIn,
+        answer=PaymentDocument,
         status=201,
         idempotent=True,
     ),
@@ -248,6 +273,7 @@ ENDPOINTS = (
         _EDIT,
         "Reverse a payment",
         body=wire.ReversalIn,
+        answer=PaymentDocument,
         status=201,
         idempotent=True,
     ),
@@ -258,6 +284,7 @@ ENDPOINTS = (
         _EDIT,
         "Give unapplied money back",
         body=wire.RefundIn,
+        answer=PaymentDocument,
         status=201,
         idempotent=True,
     ),
