@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -39,16 +40,28 @@ EXPORTERS: Final = web.AppKey("exporters", AtOnce)
 _NAMES_SECONDS: Final = 1.0
 
 
+class Figures(BaseModel):
+    """`amount_cents` = applied + provider level + unapplied; `payments` counts receipts."""
+
+    payments: int
+    amount_cents: int
+    applied_cents: int
+    adjusted_cents: int
+    provider_level_cents: int
+    unapplied_cents: int
+
+
 class ReportAnswer(BaseModel):
-    """A page of a report. Figures are cents; `totals` are of the whole result; `facets` only when asked for."""
+    """A page of a report. An item is the columns of its level and the figures that `totals` has; `totals` are of the
+    whole result; `facets` only when asked for."""
 
     report: str
     parameters: dict[str, Any]
     items: list[dict[str, Any]]
-    totals: dict[str, int]
+    totals: Figures
     next: str | None
     as_of_version: int
-    as_of_time: str | None
+    as_of_time: datetime | None
     verified_through: str | None
     facets: dict[str, list[dict[str, Any]]] | None = None
 

@@ -39,9 +39,10 @@ def _or_none(value: str) -> str:
     return clean_text(value) if value else value
 
 
-Integer = Annotated[int, BeforeValidator(_integer)]
-Version = Annotated[Integer, Field(ge=0, le=2**62)]
-Cents = Annotated[Integer, Field(ge=-(10**15), le=10**15)]
+# Bounds stand before the validator: after it they would not be in the OpenAPI document.
+Version = Annotated[int, Field(ge=0, le=2**62), BeforeValidator(_integer)]
+Cents = Annotated[int, Field(ge=-(10**15), le=10**15), BeforeValidator(_integer)]
+Limit = Annotated[int, Field(ge=1, le=500), BeforeValidator(_integer)]
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 Label = Annotated[str, StringConstraints(max_length=200), AfterValidator(_or_none)]
 """A free text of the receipt; empty: receipts that have none."""
@@ -66,7 +67,7 @@ class ReportQuery(Query):
     min_version: Version | None = None
     as_of_version: Version | None = None
     as_of: Instant | None = None
-    limit: Annotated[Integer, Field(ge=1, le=500)] = 50
+    limit: Limit = 50
     cursor: Annotated[str, StringConstraints(max_length=500)] | None = None
 
     @model_validator(mode="after")

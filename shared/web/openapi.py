@@ -118,6 +118,9 @@ def _problems(endpoint: Endpoint) -> list[str]:
         found |= {"400", "408", "413", "415"}
     if endpoint.method != "GET":
         found.add("409")
+    parameters = endpoint.query.model_fields.keys()
+    if "min_version" in parameters:  # A report: of a version not reached, in a format not given, of no such location.
+        found |= {"406", "409", "404"} if "location_id" in parameters else {"406", "409"}
     return sorted(found - {str(endpoint.status)})
 
 

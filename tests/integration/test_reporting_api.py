@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 
 from services.reporting import formats
 from services.reporting.api import EXPORTERS, EXPORTS, MOST_EXPORTS
@@ -257,8 +258,29 @@ async def test_the_service_says_what_it_is(stack: ReportingStack) -> None:
         assert (await stack.get(path, None)).status == 200
     document = (await stack.get("/openapi.json", None)).body
     assert set(document["paths"]) == {"/v1/audit", "/v1/reports", f"{REPORTS}my-payment-activity", PATH}
-    names = {parameter["name"] for parameter in document["paths"][PATH]["get"]["parameters"]}
-    assert {"from", "to", "by", "group_by", "location_id", "min_version", "as_of"} <= names
+    parameters = {one["name"]: one["schema"] for one in document["paths"][PATH]["get"]["parameters"]}
+    assert {"from", "to", "by", "group_by", "location_id", "min_version", "as_of"} <= parameters.keys()
+    assert (parameters["limit"]["minimum"], parameters["limit"]["maximum"]) == (1, 500)
+    assert parameters["as_of_version"]["anyOf"][0]["minimum"] == 0
+
+
+async def test_answers_are_as_the_document_says(stack: ReportingStack, made: Books) -> None:
+    document = (await stack.get("/openapi.json", None)).body
+    said = document["paths"][PATH]["get"]["responses"]
+    schema = {**said["200"]["content"]["application/json"]["schema"], "components": document["components"]}
+    for more in ({}, {"facets": "true", "group_by": "patient"}, {"level": "cpt", "limit": 1}, {"as_of_version": 0}):
+        answer = await stack.get(PATH, stack.admin(made), {**ALL, **more})
+        Draft202012Validator(schema, format_checker=FormatChecker()).validate(answer.body)
+        assert all(item.keys() >= answer.body["totals"].keys() for item in answer.body["items"])
+    for status, more in (
+        (404, {"location_id": uuid4()}),
+        (406, {"Accept": "text/html"}),
+        (409, {"as_of_version": made.version + 1}),
+        (422, {"limit": 0}),
+    ):
+        accept = more.pop("Accept", "*/*")
+        assert (await stack.get(PATH, stack.admin(made), {**ALL, **more}, Accept=accept)).status == status
+        assert str(status) in said
 
 
 async def test_group_columns_have_ids_and_names_and_sort_by_name(stack: ReportingStack, made: Books) -> None:
