@@ -7,6 +7,7 @@ folding and moving on are one transaction; redelivery, reordering and a crash at
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ SUBSCRIPTION: Final = Subscription(queue="reporting.ledger.v1", exchange=BILLING
 _CHUNK_BYTES: Final = 2 << 20
 """Events of a bulk posting are large: so much of them goes into one transaction, which bounds memory, too."""
 _BAD_DATA: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The escape, and not an escaped backslash before "u0000", which is text that anybody may write."""
 log = structlog.get_logger("inbox")
 
 
@@ -51,7 +54,7 @@ class Received:
 def read(body: str | bytes) -> Received:
     """Parse one event of type `ledger.posting.v1`. Raises `Malformed` (or its base, ValueError)."""
     text = body if isinstance(body, str) else body.decode()
-    if "\\u0000" in text:
+    if "\\u0000" in text and _NUL.search(text):
         raise Malformed("PostgreSQL cannot keep the character U+0000")
     event = Event[PostingEvent].model_validate_json(text)
     if event.type != POSTING:

@@ -263,6 +263,17 @@ async def test_what_the_tables_cannot_hold_is_not_kept_until_its_turn(stack: Rep
     assert not await stack.owner.fetchval("select count(*) from inbox where company_id = $1", made.company_id)
 
 
+@pytest.mark.parametrize("text", [r"\u0000", r"\\u0000", r"C:\\\u0000", "\\"])
+async def test_text_that_looks_like_an_escape_is_text(stack: ReportingStack, text: str) -> None:
+    """A batch number of a backslash and "u0000" is no NUL: refused, it would hold up its company for ever."""
+    made = Books(random.Random(19)).act(3)
+    made.pay(batch_number=text)
+    await stack.deliver(made)
+    assert await _version(stack, made) == made.version
+    report = await stack.balancing(made, group_by="batch", variation="full_access", batch_number=text)
+    assert [item["batch_number"] for item in report["items"]] == [text]
+
+
 async def test_the_same_event_in_other_words_is_the_same(stack: ReportingStack) -> None:
     """The ledger's log gives the same JSON with other spacing."""
     made = Books(random.Random(8)).act(3)
