@@ -107,7 +107,7 @@ def _line_command(call: Call, raw: bytes) -> Command | Problem:
         body, _ = parse_body(wire.BulkPaymentIn, raw)
     except Problem as problem:
         return problem
-    # The same payment sent alone or in bulk is the same request, so its key is left out of the hash.
+    # What was asked, whatever its spelling; the key only names it.
     canonical = orjson.dumps(body.model_dump(mode="json", exclude={"idempotency_key"}), option=orjson.OPT_SORT_KEYS)
     return service.command(
         call.principal.company,
