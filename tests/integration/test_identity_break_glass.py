@@ -20,7 +20,7 @@ from shared.access.policy import BREAK_GLASS, areas, break_glass, catalogue
 from shared.access.principal import Principal
 from shared.db import create_pool
 from tests.support.databases import Databases
-from tests.support.identity import INTERNAL_SECRET, IdentityStack
+from tests.support.identity import INTERNAL_SECRET, OPERATOR_PASSWORD, IdentityStack
 from tests.support.second_factor import run_sql
 
 REASON = "The practice's own administrators cannot be reached"
@@ -71,6 +71,28 @@ async def test_what_is_refused_leaves_nothing(identity: IdentityStack, change: d
     answer = await identity.post("/v1/break-glass", body, await identity.operator())
     assert (answer.status, answer.body["errors"][0]["field"]) == (422, field)
     assert await run_sql(identity, "select * from break_glass") == []
+
+
+async def test_it_takes_a_fresh_sign_in(identity: IdentityStack) -> None:
+    """Whoever finds the operator's screen unlocked, or his token, reads no company's patients."""
+
+    async def signed_in() -> str:
+        return str((await identity.sign_in("operator", OPERATOR_PASSWORD))["access_token"])
+
+    async def a_while_later() -> None:
+        await run_sql(identity, "update refresh_token set started_at = started_at - interval '16 minutes'")
+
+    body = {"company_id": (await identity.company("C"))["id"], "reason": REASON, "minutes": 5}
+    token = await signed_in()
+    await a_while_later()
+    answer = await identity.post("/v1/break-glass", body, token)
+    assert (answer.status, answer.body["code"]) == (403, "sign_in_again")
+    assert (await identity.get("/v1/break-glass", token)).body["items"] == []
+    token = await signed_in()
+    grant = (await identity.post("/v1/break-glass", body, token)).body
+    await a_while_later()
+    answer = await identity.post(f"/v1/break-glass/{grant['id']}/token", None, token)
+    assert answer.status == 200, "what is open goes on"
 
 
 async def test_the_token_is_for_one_company_for_a_while_and_for_reading(identity: IdentityStack) -> None:

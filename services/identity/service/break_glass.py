@@ -18,6 +18,7 @@ import asyncpg
 from services.identity.domain import BreakGlass, User
 from services.identity.service.acts import Act, administration, current_editor, current_user
 from services.identity.service.issuing import SessionIssuer, Tokens, person_claims
+from services.identity.service.persons import person
 from services.identity.store import break_glass as store
 from services.identity.store import companies
 from shared.access.policy import BREAK_GLASS
@@ -38,16 +39,17 @@ class Emergencies:
         self._issuing = issuing
 
     async def open(self, caller: Principal, company_id: UUID, reason: str, minutes: int) -> tuple[BreakGlass, Tokens]:
-        """Raises Invalid for a company that is not there."""
+        """Raises Invalid for a company that is not there, and Forbidden where the sign-in is not fresh."""
         now = datetime.now(UTC)
         grant = BreakGlass(uuid7(), company_id, caller.subject, reason, now, now + timedelta(minutes=minutes))
         async with administration(self._pool, caller) as act:
-            user = await current_user(act.connection, caller)
+            me = await person(act.connection, caller)
+            me.require_recent("open a company")
             if await companies.company(act.connection, company_id) is None:
                 raise Invalid.field("company_id", "unknown_company", "There is no such company")
             await store.insert(act.connection, grant)
             await act.audit("break_glass_opened", grant.id, [company_id], minutes=minutes)
-            tokens = await self._token(act, user, grant, now)
+            tokens = await self._token(act, me.user, grant, now)
         alert("break_glass_opened", grant_id=grant.id, company_id=company_id, minutes=minutes)
         return grant, tokens
 

@@ -30,16 +30,16 @@ class Person:
     def session_id(self) -> UUID | None:
         return self.session.id if self.session else None
 
-    def require_recent(self) -> None:
+    def require_recent(self, to: str = "change a way to sign in") -> None:
         """Ways to sign in, one's own and those that one administers, are changed only soon after a sign-in with all
         that is enrolled (ASVS 5.0 7.5.1), so that somebody who finds a screen unlocked, or an access token, cannot move
-        in for good."""
+        in for good; nor does he open a company in an emergency."""
         if self.session is None:
             return
         if self.session.started_at < datetime.now(UTC) - RECENT:
-            raise Forbidden("Sign in again to change a way to sign in", code="sign_in_again")
+            raise Forbidden(f"Sign in again to {to}", code="sign_in_again")
         if self.factors.any and "mfa" not in self.session.methods:
-            raise Forbidden("Sign in with your second factor to change a way to sign in", code="sign_in_again")
+            raise Forbidden(f"Sign in with your second factor to {to}", code="sign_in_again")
 
     def require_second_factor(self) -> None:
         """As `require_recent`, of whoever has not proved one in this session."""
