@@ -38,7 +38,7 @@ class Wire:
 
     @property
     def short(self) -> list[str]:
-        return [next(name for name in HELD_BATCH if name in q) for q in self.queries]
+        return [next((name for name in HELD_BATCH if name in query), query[:200]) for query in self.queries]
 
 
 @pytest.fixture
