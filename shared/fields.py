@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
@@ -85,4 +85,9 @@ DiagnosisCode = Annotated[str, StringConstraints(pattern=r"^[A-Z][0-9][A-Z0-9](\
 """ICD-10-CM, with or without its point."""
 ReasonCode = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,5}$")]
 """A CARC, or a local adjustment code of the same shape."""
+Method = Literal["check", "cash", "credit_card", "eft", "other"]
+Source = Literal["manual", "emr", "era"]
+"""Of a receipt or charge: a person, an EMR, or a payer's remittance."""
+Affiliation = Literal["practice", "rcm", "integration"]
+"""Of who posts (D8)."""
 Npi = Annotated[str, StringConstraints(pattern=r"^[0-9]{10}$")]

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-from shared.fields import Body, Code, Id, Line, Npi, Query
+from shared.fields import Affiliation, Body, Code, Id, Line, Npi, Query
 from shared.web.lists import WholeList
 
 _MAX_SET = 500
@@ -39,7 +39,6 @@ TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_time
 ServiceType = Literal["revserve", "revequip", "self_service"]
 ClosePolicy = Literal["deposit_date", "posting_date"]
 UserType = Literal["partner", "customer"]
-Affiliation = Literal["practice", "rcm", "integration"]
 # ASCII, so that no two names look alike and differ (quality case 82); case is ignored by the database.
 UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@+-]{1,100}$")]
 RoleKey = Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,60}$")]

@@ -8,10 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from services.ledger.wire import GroupCode, Method
+from services.ledger.wire import GroupCode
+from shared.fields import Affiliation, Method, Source
 
-Source = Literal["manual", "emr", "era"]
-Affiliation = Literal["practice", "rcm", "integration"]
 Item = TypeVar("Item", bound=BaseModel)
 
 

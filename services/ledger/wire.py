@@ -17,6 +17,7 @@ from shared.fields import (
     IsoDate,
     Line,
     Memo,
+    Method,
     Modifier,
     Npi,
     ProcedureCode,
@@ -25,7 +26,6 @@ from shared.fields import (
 )
 from shared.money import NonNegativeCents, PositiveCents
 
-Method = Literal["check", "cash", "credit_card", "eft", "other"]
 GroupCode = Literal["CO", "PR", "OA", "PI"]
 Version = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 Units = Annotated[int, Strict(), Field(ge=1, le=999)]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from pydantic_core import PydanticCustomError
 
 from shared.errors import FieldError, Invalid
-from shared.fields import Id, IsoDate, ProcedureCode, Query, clean_text
+from shared.fields import Affiliation, Id, IsoDate, Method, ProcedureCode, Query, Source, clean_text
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}\Z")
 _INSTANT: Final = re.compile(
@@ -55,9 +55,6 @@ IdOrNone = Annotated[
 Names = Annotated[str, StringConstraints(pattern=r"^-?[a-z_]{1,40}(,-?[a-z_]{1,40}){0,29}$")]
 """Comma-separated names of columns or groupings."""
 By = Literal["deposit_date", "posting_date"]
-Source = Literal["manual", "emr", "era"]
-Method = Literal["check", "cash", "credit_card", "eft", "other"]
-Affiliation = Literal["practice", "rcm", "integration"]
 
 
 class ReportQuery(Query):

@@ -10,8 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from services.ledger.feeds.charges import ChargeWords
-from services.ledger.wire import Method
-from shared.fields import IsoDate, Line
+from shared.fields import IsoDate, Line, Method
 from shared.money import NonNegativeCents
 
 EXTERNAL_ID: Final = r"^[!-~]+( [!-~]+)*$"

@@ -10,8 +10,7 @@ from typing import Final, get_args
 from pydantic_core import PydanticCustomError
 
 from services.ledger.feeds.csvfile.profile import DateFormat, Profile
-from services.ledger.wire import Method
-from shared.fields import clean_text
+from shared.fields import Method, clean_text
 from shared.money import MAX_CENTS
 
 MESSAGES: Final = {

@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from services.ledger.domain.feed_acts import EmrAdjustment, EmrDocument, EmrPerson
 from services.ledger.feeds.charges import ChargeWords, brought
 from services.ledger.feeds.hl7.model import Financial, Patient, Profile, Transaction
-from services.ledger.wire import Method
-from shared.fields import IsoDate, Line, ProcedureCode, ReasonCode
+from shared.fields import IsoDate, Line, Method, ProcedureCode, ReasonCode
 from shared.money import NonNegativeCents, PositiveCents
 
 SOURCE: Final = "hl7:"

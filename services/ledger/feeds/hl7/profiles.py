@@ -8,8 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from services.ledger.feeds.hl7.model import Kind, Profile, Void, address
-from services.ledger.wire import Method
-from shared.fields import Body, Line
+from shared.fields import Body, Line, Method
 
 
 def _address(value: str) -> str:
