@@ -21,6 +21,7 @@ from services.ledger.domain.feed_acts import (
 from services.ledger.domain.feed_items import FeedItem, Retry, Statements
 from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.domain.wants import Wants
+from shared.records import record
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Application:
     amount_cents: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Adjustment:
     """A CAS triplet, or a write-off by hand. Group PR moves the amount to the patient instead of writing it off."""
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.ledger.domain.wants import Wants
+from shared.records import record
 
 CORRECTION: Final = "CR"
 """The group code of corrections and reversals in 4010, which does not say what is corrected."""
@@ -107,7 +108,7 @@ class ProviderLevel:
     amount_cents: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemittanceLine:
     """One service line of a claim: what was paid and adjusted, and how to find its charge."""
 
@@ -122,7 +123,7 @@ class RemittanceLine:
     adjustments: tuple[tuple[str, str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemittanceClaim:
     """One claim of a remittance. `problem` is what its own arithmetic broke, with the numbers."""
 
@@ -202,14 +203,21 @@ class LocateRemittance:
 
 def wants_claims(wants: Wants, claims: Iterable[RemittanceClaim]) -> None:
     """Every charge that a claim could mean, and the lines that were applied before."""
+    accounts: list[str] = []
+    names: list[str] = []
+    lines: list[str] = []
     for claim in claims:
-        wants.add("account_charges", claim.claim_id)
-        wants.add("external_charges", *external_ids(claim))
+        accounts.append(claim.claim_id)
+        names += external_ids(claim)
         for ordinal in [line.ordinal for line in claim.lines] or [WHOLE]:
-            wants.add("line", line_key(claim, ordinal), *counterparts(claim, ordinal))
+            lines.append(line_key(claim, ordinal))
+            lines += counterparts(claim, ordinal)
         rows = (*claim.adjustments, *(row for line in claim.lines for row in line.adjustments))
-        if any(group == CORRECTION for group, _, _ in rows):
+        if any(row[0] == CORRECTION for row in rows):
             wants.add("settled", claim.claim_id, *external_ids(claim))
+    wants.add("account_charges", *accounts)
+    wants.add("external_charges", *names)
+    wants.add("line", *lines)
 
 
 def external_ids(claim: RemittanceClaim) -> Iterable[str]:

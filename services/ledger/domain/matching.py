@@ -21,11 +21,12 @@ from services.ledger.domain.feed_acts import (
     line_key,
     line_names,
 )
+from shared.records import record
 
 NOT_OUR_CLAIM, PREDETERMINATION = "23", "25"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Match:
     """A line and its charge. A claim without lines is its own line."""
 

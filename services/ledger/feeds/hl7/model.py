@@ -6,10 +6,11 @@ Money is integer cents. Problems are data, with the place in the message and a s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import Literal
+
+from shared.records import record
 
 Code = Literal[
     "segment_sequence",
@@ -45,7 +46,7 @@ Void = Literal["cd_same_id", "negative_quantity", "replacement"]
 _ADDRESS = re.compile(r"([A-Z][A-Z0-9]{2})-([1-9][0-9]?)(?:\.([1-9][0-9]?))?")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """One fault, placed as ERR-2 places it: segment, which of its kind (from 1), field."""
 
@@ -56,7 +57,7 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Profile:
     """What is agreed with one source: HL7 leaves these open, and senders differ (feeds.md 1.1)."""
 
@@ -94,7 +95,7 @@ def address(text: str) -> tuple[str, int, int]:
     return match[1], int(match[2]), int(match[3] or 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """MSH: who sends what to whom. Of composite fields the first component."""
 
@@ -113,7 +114,7 @@ class Header:
     application_ack: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Patient:
     """PID. A birth date that is no date is unknown: it is no reason to lose a charge."""
 
@@ -129,7 +130,7 @@ class Patient:
     birth_date: date | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Insurance:
     """IN1."""
 
@@ -140,7 +141,7 @@ class Insurance:
     policy_number: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transaction:
     """One FT1."""
 
@@ -180,7 +181,7 @@ class Transaction:
     """The key of the transaction that FT1-31 names."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Financial:
     """What a message comes to. With any problem there are no transactions: it posts whole or not at all."""
 

@@ -9,12 +9,12 @@ message, because a part of it would be posted.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from services.ledger.feeds.hl7.model import Code, Problem
 from services.ledger.feeds.western import WINDOWS, western
+from shared.records import record
 
 MAX_MESSAGE = 16 << 20
 MAX_SEGMENTS = 20_000
@@ -57,7 +57,7 @@ class Unreadable(Exception):
         self.msh = msh
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Syntax:
     """The five separators (MSH-1 and MSH-2) and the codec that the text was read with."""
 
@@ -130,7 +130,7 @@ class Syntax:
             return western(data)[0]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Segment:
     """One segment. `fields[n]` is field n as sent, `[0]` the name; of MSH, FHS and BHS `[1]` is the separator."""
 
@@ -157,7 +157,7 @@ class Segment:
         return raw.split(self.syntax.repetition) if raw else []
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Message:
     """A message: its segments in order, MSH first."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 
+from shared.records import record
+
 Code = Literal[
     "envelope_mismatch", "transaction_unbalanced", "notification_with_money", "claim_unbalanced", "line_unbalanced"
 ]
@@ -101,7 +103,7 @@ class Header:
         return self.payee.reference("TJ") or (self.payee.identifier if self.payee.qualifier == "FI" else "")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Adjustment:
     """One triplet of a CAS: CARC, amount, quantity under a group code. Positive reduces the payment."""
 
@@ -111,7 +113,7 @@ class Adjustment:
     quantity: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Procedure:
     """SVC01: qualifier (HC, NU, N4, AD, ...), code and modifiers."""
 
@@ -120,7 +122,7 @@ class Procedure:
     modifiers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Line:
     """A service line (SVC). Its dates are the claim's where it has none of its own."""
 
@@ -149,7 +151,7 @@ class Line:
         return _first(self.references, "6R")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Person:
     """NM1: a name, and the number by which the payer knows it."""
 
@@ -160,7 +162,7 @@ class Person:
     identifier: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claim:
     """A CLP loop, complete."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from services.ledger.feeds.western import western
@@ -52,13 +53,17 @@ class _Syntax:
 def segments(chunks: Iterable[bytes]) -> Iterator[list[str]]:
     """Every segment as its elements, `[0]` the segment id; ISA comes unstripped, its `[16]` the component separator.
 
-    When it returns without X12Unreadable, the file was a whole number of interchanges, each from ISA to IEA.
+    When it ends without X12Unreadable, the file was a whole number of interchanges, each from ISA to IEA.
     """
+    return chain.from_iterable(_blocks(chunks))
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[list[list[str]]]:
     pieces = _pieces(chunks)
     found = _interchange(b"", pieces)
     while found:
         syntax, buffer = found
-        yield syntax.isa
+        yield [syntax.isa]
         rest = yield from _body(buffer, pieces, syntax, _split)
         found = _interchange(rest, pieces, after=syntax)
 
@@ -74,15 +79,16 @@ def transaction_bytes(chunks: Iterable[bytes], ordinal: int) -> Iterator[bytes]:
         rest = b""
         while True:
             try:
-                name, raw = next(body)
+                block = next(body)
             except StopIteration as ended:
                 rest = ended.value
                 break
-            count += name == b"ST"
-            if count == ordinal:
-                yield raw.lstrip(b" \t\r\n") if name == b"ST" else raw
-                if name == b"SE":
-                    return
+            for name, raw in block:
+                count += name == b"ST"
+                if count == ordinal:
+                    yield raw.lstrip(b" \t\r\n") if name == b"ST" else raw
+                    if name == b"SE":
+                        return
         found = _interchange(rest, pieces, after=syntax)
 
 
@@ -159,13 +165,13 @@ def _syntax(window: bytes) -> _Syntax | str:
 
 def _body(
     buffer: bytes, pieces: Iterator[bytes], syntax: _Syntax, split: Callable[[bytes, _Syntax], list[_Segment]]
-) -> Generator[_Segment, None, bytes]:
-    """The segments after ISA up to and including IEA; returns the bytes that follow it."""
+) -> Generator[list[_Segment], None, bytes]:
+    """The segments after ISA up to and including IEA, as many at a time as were read; returns the bytes that follow."""
     while True:
         trailer = syntax.trailer.search(buffer)
         cut = trailer.end() - 1 if trailer else buffer.rfind(syntax.terminator)
         if cut >= 0:
-            yield from split(buffer[:cut], syntax)
+            yield split(buffer[:cut], syntax)
             buffer = buffer[cut + 1 :]
         if trailer:
             return buffer

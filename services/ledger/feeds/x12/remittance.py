@@ -1,7 +1,7 @@
 """835 remittances out of a stream of bytes, in constant memory.
 
 What is wrong with a transaction may be known only at its SE, or at the GE and IEA after it, so a file is read twice:
-`survey` says what each transaction came to and whether it may post, `claims` then yields what is to be posted.
+`contents` says what each transaction came to and whether it may post, `read` then yields what is to be posted.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from services.ledger.feeds.x12.claim_reader import ClaimReader
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
 from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, Transaction
 from services.ledger.feeds.x12.reader import X12Unreadable, segments
-from services.ledger.feeds.x12.transaction import Remittance
+from services.ledger.feeds.x12.transaction import Remittance, Survey
 
 _CONTROL = frozenset(("ISA", "GS", "ST", "SE", "GE", "IEA"))
 
@@ -28,13 +29,16 @@ class Contents:
     """Some interchange wants to be answered (ISA14)."""
 
 
-def read(chunks: Iterable[bytes], envelope: EnvelopeTracker | None = None) -> Iterator[Event]:
+def read(chunks: Iterable[bytes]) -> Iterator[Event]:
     """Everything in the file, in its order: per 835 its Header, its Claims and ProviderAdjustments, its Transaction.
 
     An EnvelopeFault follows the transactions it concerns. X12Unreadable may come at any time until the end, so
-    nothing may be kept of a file that was not read to its end once.
+    nothing may be kept of a file that was not read to its end once. The hash of a Transaction only its survey tells.
     """
-    envelope = envelope or EnvelopeTracker()
+    return _read(chunks, EnvelopeTracker(), ClaimReader)
+
+
+def _read(chunks: Iterable[bytes], envelope: EnvelopeTracker, reading: type[Remittance]) -> Iterator[Event]:
     component = ""
     set_id: str | None = None
     remittance: Remittance | None = None
@@ -42,14 +46,15 @@ def read(chunks: Iterable[bytes], envelope: EnvelopeTracker | None = None) -> It
         name = segment[0]
         if name not in _CONTROL:
             if remittance is not None:
-                yield from remittance.take(segment)
+                if ready := remittance.take(segment):
+                    yield from ready
             else:
                 envelope.stray(name)
         elif name == "ST":
             set_id = fields(segment, 1)[0].strip()
             surroundings, problems = envelope.st(set_id)
             if set_id == "835":
-                remittance = Remittance(envelope.ordinal, surroundings, segment, component, problems)
+                remittance = reading(envelope.ordinal, surroundings, segment, component, problems)
         elif name == "SE":
             if envelope.se():
                 yield from remittance.end(segment) if remittance else (Transaction(envelope.ordinal, set_id or ""),)
@@ -74,7 +79,7 @@ def contents(chunks: Iterable[bytes]) -> Contents:
     """The same with what else there is."""
     envelope = EnvelopeTracker()
     found: list[Transaction] = []
-    for event in read(chunks, envelope):
+    for event in _read(chunks, envelope, Survey):
         if isinstance(event, Transaction):
             found.append(event)
         elif isinstance(event, EnvelopeFault):
