@@ -62,6 +62,7 @@ with made as (
 )
 insert into transfer select $1, 1, n, 'receivable_payer', 'revenue', '', charge_id, null, 12000 from made
 """
+_APPLIED: Final = "select count(*) from remittance_line where company_id = $1"
 
 
 def remittance(lines: int, trace: str) -> Iterator[bytes]:
@@ -161,6 +162,8 @@ def remittances_posted(dsn: str) -> list[Result]:
                 started = time.perf_counter()
                 runner.run(post(ledger, company, spool, size))
                 seconds = time.perf_counter() - started
+            applied = runner.run(owner.fetchval(_APPLIED, company))
+            assert applied == LINES, f"{applied} of {LINES} lines were applied"
             if not copied:
                 copied.update(runner.run(_rows_of(owner, company)))
             return LINES / seconds

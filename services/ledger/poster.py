@@ -12,8 +12,10 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from services.ledger.ahead import Ahead
+from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
-from services.ledger.posting import Verdict, post_batch
+from services.ledger.posting import post_batch
 from services.ledger.warm import WarmBooks
 from shared.db import BUSY_OR_AWAY, TRANSIENT
 from shared.errors import Problem, Unavailable
@@ -27,6 +29,7 @@ log = structlog.get_logger("posting")
 class _Waiting:
     commands: Sequence[Command]
     future: asyncio.Future[list[Verdict]]
+    then: Command | None = None
 
 
 class Poster:
@@ -38,11 +41,12 @@ class Poster:
     def __init__(self, pool: asyncpg.Pool, *, shards: int = 2) -> None:
         self._pool = pool
         self._warm = WarmBooks()
-        self._shards = [_Shard(self) for _ in range(shards)]
+        self._shards = [_Shard(self, Ahead(pool)) for _ in range(shards)]
 
-    async def post(self, command: Command) -> Verdict:
-        """Post one command; concurrent calls share a transaction."""
-        return (await self._shard(command.company_id).put([command], bulk=False))[0]
+    async def post(self, command: Command, then: Command | None = None) -> Verdict:
+        """Post one command; concurrent calls share a transaction. `then`: what the caller means to post after it,
+        for the same company, when this one was accepted."""
+        return (await self._shard(command.company_id).put([command], then=then))[0]
 
     async def post_many(self, commands: Sequence[Command]) -> list[Verdict]:
         """Post a chunk of one company's commands (100-500) in one transaction."""
@@ -51,12 +55,12 @@ class Poster:
     def _shard(self, company_id: UUID) -> _Shard:
         return self._shards[company_id.int % len(self._shards)]
 
-    async def commit(self, commands: Sequence[Command]) -> list[Verdict]:
+    async def commit(self, commands: Sequence[Command], ahead: Ahead) -> list[Verdict]:
         """`post_batch`, tried again after a transient failure; split in two when the batch fails for a reason that no
         check foresaw, until the bad command stands alone and the others are posted."""
         for attempt in range(_TRIES):
             try:
-                return await post_batch(self._pool, commands, self._warm, hold=attempt > 0)
+                return await post_batch(self._pool, commands, self._warm, ahead, hold=attempt > 0)
             except asyncpg.SerializationError:
                 log.info("books_moved_on", commands=len(commands), attempt=attempt)
             except TRANSIENT:
@@ -73,7 +77,7 @@ class Poster:
                     log.error("command_failed", act=type(commands[0].act).__name__, exc_info=True)
                     return [Verdict(problem=Problem("The posting was refused; nothing was stored"))]
                 half = len(commands) // 2
-                return await self.commit(commands[:half]) + await self.commit(commands[half:])
+                return await self.commit(commands[:half], ahead) + await self.commit(commands[half:], ahead)
         return [Verdict(problem=Unavailable("The database is away; repeat the request with the same key"))] * len(
             commands
         )
@@ -82,14 +86,17 @@ class Poster:
 class _Shard:
     """One queue and, while there is work, one task that commits it."""
 
-    def __init__(self, poster: Poster) -> None:
+    def __init__(self, poster: Poster, ahead: Ahead) -> None:
         self._poster = poster
+        self._ahead = ahead
         self._single: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def put(self, commands: Sequence[Command], *, bulk: bool) -> list[Verdict]:
-        waiting = _Waiting(commands, asyncio.get_running_loop().create_future())
+    async def put(
+        self, commands: Sequence[Command], *, bulk: bool = False, then: Command | None = None
+    ) -> list[Verdict]:
+        waiting = _Waiting(commands, asyncio.get_running_loop().create_future(), then)
         (self._bulk if bulk else self._single).append(waiting)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
@@ -105,8 +112,9 @@ class _Shard:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         commands = [command for waiting in group for command in waiting.commands]
+        self._ahead.then = group[0].then if len(group) == 1 else None
         try:
-            verdicts = await self._poster.commit(commands)
+            verdicts = await self._poster.commit(commands, self._ahead)
         except Exception as error:
             for waiting in group:
                 if not waiting.future.done():  # The caller may have gone away.

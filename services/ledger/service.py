@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 
 import asyncpg
 
+from services.ledger.deciding import UnknownCompany, Verdict
 from services.ledger.domain.commands import Act, Actor, Command
 from services.ledger.domain.feed_items import FeedItem
 from services.ledger.poster import Poster
-from services.ledger.posting import UnknownCompany, Verdict
 from shared.access.principal import Principal
 from shared.db import acquire
 from shared.directory import Directory
@@ -37,9 +37,10 @@ class Ledger:
         self.turns: WeakValueDictionary[tuple[UUID, bytes], asyncio.Lock] = WeakValueDictionary()
         """Who is at a file, by company and SHA-256."""
 
-    async def post(self, command: Command) -> Verdict:
-        """Post one command; what is unknown here is asked of identity once, then posted again."""
-        verdict = await self.poster.post(command)
+    async def post(self, command: Command, then: Command | None = None) -> Verdict:
+        """Post one command; what is unknown here is asked of identity once, then posted again. `then`: as for
+        `Poster.post`."""
+        verdict = await self.poster.post(command, then)
         if _perhaps_news(verdict.problem):
             await self.learn({command.company_id})
             verdict = await self.poster.post(command)

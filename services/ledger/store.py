@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,8 @@ from shared.db import KEYED_PLANS, Connection, create_pool
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
-LOAD = "select * from load_books($1, $2, $3, $4) union all select * from load_waiting($1, $2, $3, $4)"
+_WANTED = "$2, $3, $4::json[]"
+LOAD = f"select * from load_books($1, {_WANTED}) union all select * from load_waiting($1, {_WANTED})"  # noqa: S608
 _BESIDE = (({"trace", "told"}, "load_traces"), ({"settled"}, "load_settled"))
 """Which kinds of wants ask for more than every batch does."""
 _BOOKS = ("company_book", *TABLES, "event")
@@ -62,17 +64,14 @@ async def hold(connection: Connection, companies: Iterable[UUID]) -> None:
 
 async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID, Books]:
     """The books of those companies that have any, with what the commands want to see, as of one moment."""
-    companies: list[UUID] = []
-    kinds: list[str] = []
-    values: list[str] = []
-    for company_id, one in wants.items():
-        for kind, wanted in one.by_kind.items():
-            companies += [company_id] * len(wanted)
-            kinds += [kind] * len(wanted)
-            values += [encode(value) if isinstance(value, tuple) else str(value) for value in wanted]
+    groups = [
+        (company, kind, list(some)) for company, one in wants.items() for kind, some in one.by_kind.items() if some
+    ]
+    companies, kinds = [company for company, _, _ in groups], [kind for _, kind, _ in groups]
+    values = [encode(some) for _, _, some in groups]
     books: dict[UUID, Books] = {}
     asked = set(kinds)
-    parts = [LOAD, *(f"select * from {name}($2, $3, $4)" for some, name in _BESIDE if asked & some)]  # noqa: S608
+    parts = [LOAD, *(f"select * from {name}({_WANTED})" for some, name in _BESIDE if asked & some)]  # noqa: S608
     for row in await connection.fetch(" union all ".join(parts), list(wants), companies, kinds, values):
         company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
         if row["kind"] == "book":
@@ -82,10 +81,16 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
     return books
 
 
-async def append(
-    connection: Connection, books: Iterable[Books], journal: Journal, events: list[dict[str, Any]]
-) -> None:
-    """Insert every row of a batch. Raises SerializationError when some of the books were written since the load."""
+@dataclass(frozen=True, slots=True)
+class Append:
+    """What is to be inserted, as it is sent."""
+
+    statement: str
+    arguments: list[Any]
+
+
+def prepare(books: Iterable[Books], journal: Journal, events: list[dict[str, Any]]) -> Append:
+    """Every row of a batch, and the books that are written to, as they were loaded."""
     payloads = [event.pop("payload") for event in events]
     rows: dict[str, list[dict[str, Any]]] = {**journal.rows, "event": events}
     rows["company_book"] = [
@@ -94,7 +99,12 @@ async def append(
     # A posting by a person has no feed work, and need not call for it.
     work, statement = (FEED_WORK, APPEND_WITH_FEED_WORK) if any(rows.get(t) for t in FEED_WORK) else ((), APPEND)
     texts = [encode(rows[table]) if rows.get(table) else None for table in (*_BOOKS, *work)]
-    await connection.execute(statement, *texts[: len(_BOOKS)], payloads, *texts[len(_BOOKS) :])
+    return Append(statement, [*texts[: len(_BOOKS)], payloads, *texts[len(_BOOKS) :]])
+
+
+async def append(connection: Connection, what: Append) -> None:
+    """Insert a batch. Raises SerializationError when some of the books were written since the load."""
+    await connection.execute(what.statement, *what.arguments)
 
 
 def encode(value: Any) -> str:

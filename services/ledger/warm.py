@@ -22,10 +22,6 @@ _SECONDS: Final = 10.0
 _COLD_SECONDS: Final = 0.5
 
 
-class StaleBooks(Exception):
-    """Remembered books did not do: the batch must be decided again on books that are loaded."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Kept:
     books: Books

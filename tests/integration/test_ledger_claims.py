@@ -19,11 +19,11 @@ from uuid import uuid4
 
 import pytest
 
+from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.feeds import claim_store, intake, remittances
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.x12.acknowledgements import Acknowledgement, read
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from tests.support.ledger import Company, LedgerStack
 from tests.support.x12_answers import Told, ack_999, closed, interchange, status_277
@@ -285,8 +285,8 @@ async def test_or_neither_is(company: Company) -> None:
 class Dying(Ledger):
     """A ledger whose process ends right after a posting."""
 
-    async def post(self, command: Command) -> Verdict:
-        await super().post(command)
+    async def post(self, command: Command, then: Command | None = None) -> Verdict:
+        await super().post(command, then)
         raise RuntimeError("died")
 
 

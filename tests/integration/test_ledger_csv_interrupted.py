@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from services.ledger.api.feeds import take_up_abandoned
+from services.ledger.deciding import Verdict
 from services.ledger.feeds import files, intake
 from services.ledger.feeds.csv_posting import CsvFile
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.intake import Feed
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from tests.support.csv_files import PAYMENTS, agree, row, sent, table, upload
 from tests.support.feed_work import retried, true

@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
+from services.ledger.deciding import Verdict
 from services.ledger.domain import commands as acts
 from services.ledger.poster import Poster
-from services.ledger.posting import Verdict, post_batch
+from services.ledger.posting import post_batch
 from services.ledger.store import ROLE
 from shared.db import KEYED_PLANS, create_pool
 from shared.errors import NotFound, Unavailable

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from services.ledger.deciding import Verdict
 from services.ledger.feeds import remittances
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from tests.support.feed_work import (
     charge_of,
@@ -99,10 +99,10 @@ async def test_a_large_remittance_interrupted_while_it_is_retried(
     await set_npis(company)
     post = Ledger.post
 
-    async def dies_at_the_second(self: Ledger, command: Any) -> Verdict:
+    async def dies_at_the_second(self: Ledger, command: Any, then: Any = None) -> Verdict:
         if command.key.endswith(":1"):
             raise ProcessDied()
-        return await post(self, command)
+        return await post(self, command, then)
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "post", dies_at_the_second)

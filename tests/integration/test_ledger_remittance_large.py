@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from services.ledger.api.feeds import take_up_abandoned
+from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from tests.support.feed_work import charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
@@ -118,11 +118,11 @@ class Dying(Ledger):
         super().__init__(stack.ledger.pool, stack.ledger.directory)
         self.left = postings
 
-    async def post(self, command: Command) -> Verdict:
+    async def post(self, command: Command, then: Command | None = None) -> Verdict:
         self.left -= 1
         if self.left < 0:
             raise ProcessDied()
-        return await super().post(command)
+        return await super().post(command, then)
 
 
 async def interrupted(stack: LedgerStack, company: Company, body: bytes, postings: int) -> None:

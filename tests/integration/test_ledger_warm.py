@@ -14,10 +14,11 @@ import orjson
 import pytest
 
 from services.ledger import store, warm
+from services.ledger.deciding import Verdict
 from services.ledger.domain import commands as acts
 from services.ledger.domain.wants import Wants
 from services.ledger.poster import Poster
-from services.ledger.posting import Verdict, post_batch
+from services.ledger.posting import post_batch
 from services.ledger.warm import WarmBooks
 from tests.support.ledger import Company, LedgerStack
 from tests.support.ledger_acts import Clerk

@@ -15,6 +15,7 @@ from services.ledger import queries, service, wire
 from services.ledger.answers import Page, PaymentDocument, WordsDocument
 from services.ledger.api.charges import require_edit
 from services.ledger.api.common import ledger, post, readers
+from services.ledger.deciding import Verdict
 from services.ledger.domain import documents
 from services.ledger.domain.commands import (
     Adjustment,
@@ -26,7 +27,6 @@ from services.ledger.domain.commands import (
     RefundPayment,
     ReversePayment,
 )
-from services.ledger.posting import Verdict
 from shared.access.principal import Guard, area
 from shared.errors import Invalid, Problem
 from shared.web import Call, Endpoint, json_response

@@ -39,9 +39,8 @@ class Lines:
         self.net: dict[LineKey, int] = {}
 
     def add(self, key: LineKey, cents: int) -> None:
-        swapped = key.swapped()
-        if swapped in self.net:
-            key, cents = swapped, -cents
+        if (key.credit, key.debit, key.detail, key.charge_id) in self.net:
+            key, cents = key.swapped(), -cents
         total = self.net.get(key, 0) + cents
         if total:
             self.net[key] = total

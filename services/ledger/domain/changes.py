@@ -5,21 +5,31 @@ Derived from transfers, so the events cannot disagree with the books (`shared.co
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
-from uuid import UUID
 
 from services.ledger.domain.books import RECEIVABLES, Charge, LineKey, Patient, Payer, Payment, Words
 
 _TOLD = ("deposit_date", "method", "location_id", "payer_id", "patient_id", "batch_number", "check_number")
-_PART_FIELDS = ("kind", "patient_id", "charge_id", "charge_location_id", "procedure_code", "group_code", "reason_code")
+_PART_FIELDS = (
+    "kind",
+    "patient_id",
+    "charge_id",
+    "charge_location_id",
+    "procedure_code",
+    "group_code",
+    "reason_code",
+    "amount_cents",
+)
 _CHARGE_WORDS = ("charge_id", "patient_id", "location_id", "payer_id", "date_of_service", "procedure_code")
 
 _words_of = attrgetter(*_CHARGE_WORDS)
+_placed = attrgetter("patient_id", "charge_id", "location_id", "procedure_code")
 
 PartKey = tuple[Any, ...]
-"""Values of `_PART_FIELDS`."""
+"""Values of `_PART_FIELDS`, but for the amount."""
 
 
 @dataclass(slots=True)
@@ -31,8 +41,8 @@ class ReceiptChange:
     count: int = 0
     parts: dict[PartKey, int] = field(default_factory=dict)
 
-    def add(self, parts: dict[PartKey, int], sign: int = 1) -> None:
-        for key, cents in parts.items():
+    def add(self, parts: Iterable[tuple[PartKey, int]], sign: int = 1) -> None:
+        for key, cents in parts:
             self.parts[key] = self.parts.get(key, 0) + sign * cents
 
     def told(self) -> dict[str, Any]:
@@ -48,9 +58,7 @@ class ReceiptChange:
             **{name: getattr(self.words, name) for name in _TOLD},
             "count": self.count,
             "parts": [
-                {**dict(zip(_PART_FIELDS, part, strict=True)), "amount_cents": cents}
-                for part, cents in self.parts.items()
-                if cents
+                dict(zip(_PART_FIELDS, (*part, cents), strict=True)) for part, cents in self.parts.items() if cents
             ],
         }
 
@@ -72,9 +80,13 @@ class Changes:
         self._receipts.append(ReceiptChange(payment, payment.words))
         return self._receipts[-1]
 
-    def charge(self, charge: Charge, **figures: int) -> None:
+    def charge(self, charge: Charge, figures: dict[str, int]) -> None:
         """Add to the figures of a charge under the words it has now."""
-        known = self._charges.setdefault(_words_of(charge), {})
+        words = _words_of(charge)
+        known = self._charges.get(words)
+        if known is None:
+            self._charges[words] = figures
+            return
         for name, cents in figures.items():
             known[name] = known.get(name, 0) + cents
 
@@ -101,22 +113,17 @@ def _same_told(one: Words, other: Words) -> bool:
     return one is other or all(getattr(one, name) == getattr(other, name) for name in _TOLD)
 
 
-def parts_of(key: LineKey, cents: int, charge: Charge | None, words: Words) -> dict[PartKey, int]:
+def parts_of(key: LineKey, cents: int, charge: Charge | None, words: Words) -> list[tuple[PartKey, int]]:
     """What one transfer of a receipt adds to its parts."""
-    unapplied = ("unapplied", words.patient_id, None, None, None, None, None)
-    found: dict[PartKey, int] = {}
+    found: list[tuple[PartKey, int]] = []
     for account, other, signed in ((key.debit, key.credit, cents), (key.credit, key.debit, -cents)):
         if account == "unapplied":
-            found[unapplied] = -signed
+            found.append((("unapplied", words.patient_id, None, None, None, None, None), -signed))
             if other in RECEIVABLES and charge:
-                found["applied", *_under(charge), None, None] = signed
+                found.append((("applied", *_placed(charge), None, None), signed))
             elif other == "provider_level":
-                found["provider_level", None, None, None, None, None, key.detail] = signed
+                found.append((("provider_level", None, None, None, None, None, key.detail), signed))
         elif account == "adjustment" and charge:
             group, _, reason = key.detail.partition(":")
-            found["adjusted", *_under(charge), group, reason] = signed
+            found.append((("adjusted", *_placed(charge), group, reason), signed))
     return found
-
-
-def _under(charge: Charge) -> tuple[UUID, UUID, UUID, str]:
-    return charge.patient_id, charge.charge_id, charge.location_id, charge.procedure_code

@@ -97,14 +97,14 @@ class Draft:
         self.revise_charge(charge)
 
     def _restate(self, charge: Charge, sign: int) -> None:
-        self._changes.charge(
-            charge,
-            charged_cents=sign * (charge.balance_cents + charge.applied_cents + charge.adjusted_cents),
-            applied_cents=sign * charge.applied_cents,
-            adjusted_cents=sign * charge.adjusted_cents,
-            payer_balance_cents=sign * charge.due[PAYER],
-            patient_balance_cents=sign * charge.due[PATIENT],
-        )
+        figures = {
+            "charged_cents": sign * (charge.balance_cents + charge.applied_cents + charge.adjusted_cents),
+            "applied_cents": sign * charge.applied_cents,
+            "adjusted_cents": sign * charge.adjusted_cents,
+            "payer_balance_cents": sign * charge.due[PAYER],
+            "patient_balance_cents": sign * charge.due[PATIENT],
+        }
+        self._changes.charge(charge, figures)
 
     def revise_charge(self, charge: Charge) -> None:
         """Keep the charge's words as they are now."""
@@ -142,12 +142,12 @@ class Draft:
         self._cash(payment, stays - old.amount_cents)
         leaving = self._changes.receipt(payment)
         leaving.count -= not old.withdrawn
-        leaving.add(self._parts(payment), -1)
+        leaving.add(self._parts(payment).items(), -1)
         payment.words = words
         self._revise_payment(payment)
         arriving = self._changes.receipt(payment)
         arriving.count += not words.withdrawn
-        arriving.add(self._parts(payment))
+        arriving.add(self._parts(payment).items())
         self._cash(payment, words.amount_cents - stays)
 
     def _parts(self, payment: Payment) -> dict[PartKey, int]:
@@ -155,7 +155,7 @@ class Draft:
         parts: dict[PartKey, int] = {}
         for key, cents in payment.lines.net.items():
             charge = self.books.charges[key.charge_id] if key.charge_id else None
-            for part, signed in parts_of(key, cents, charge, payment.words).items():
+            for part, signed in parts_of(key, cents, charge, payment.words):
                 parts[part] = parts.get(part, 0) + signed
         return parts
 
@@ -183,17 +183,18 @@ class Draft:
             return
         self._ordinal += 1
         charge_id = charge.charge_id if charge else None
-        self.journal.add(
-            "transfer",
-            company_id=self.books.company_id,
-            version=self.version,
-            ordinal=self._ordinal,
-            debit=debit,
-            credit=credit,
-            detail=detail,
-            charge_id=charge_id,
-            payment_id=payment.payment_id if payment else None,
-            amount_cents=cents,
+        self.journal.rows["transfer"].append(
+            {
+                "company_id": self.books.company_id,
+                "version": self.version,
+                "ordinal": self._ordinal,
+                "debit": debit,
+                "credit": credit,
+                "detail": detail,
+                "charge_id": charge_id,
+                "payment_id": payment.payment_id if payment else None,
+                "amount_cents": cents,
+            }
         )
         if charge:
             self._charge_moved(charge, debit, credit, cents)
@@ -207,7 +208,7 @@ class Draft:
 
     def _charge_moved(self, charge: Charge, debit: str, credit: str, cents: int) -> None:
         charge.touched_version = self.version
-        figures = {}
+        figures: dict[str, int] = {}
         for account, signed in ((debit, cents), (credit, -cents)):
             if account in RECEIVABLES:
                 charge.due[account] += signed
@@ -220,7 +221,7 @@ class Draft:
                 figures["adjusted_cents"] = signed
             elif account == "revenue":
                 figures["charged_cents"] = -signed
-        self._changes.charge(charge, **figures)
+        self._changes.charge(charge, figures)
 
     def _cash(self, payment: Payment, cents: int) -> None:
         self.move("cash", "unapplied", cents, detail=payment.words.method, payment=payment)

@@ -148,8 +148,10 @@ def _is_repeated(books: Books, payment: Payment, match: Match, key: str) -> bool
     for different claims. Across payments one who keeps his number pays again what he took back, and takes that back
     again: a line may come once more than its reversal, and its reversal as often as the line."""
     before = len(books.applied_lines.get(key, set()) - {payment.payment_id})
+    if not before:
+        return False
     across = sum(len(books.applied_lines.get(other, ())) for other in counterparts(match.claim, match.line.ordinal))
-    return before > 0 and (before >= across if match.claim.status == REVERSAL else before > across)
+    return before >= across if match.claim.status == REVERSAL else before > across
 
 
 def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]) -> None:
@@ -158,7 +160,7 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
     books, charge, payer_id = draft.books, match.charge, payment.words.payer_id
     apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
     rows = with_groups(books, payer_id, match, _to_post(match))
-    fit = _fit_together(charge, rows)
+    fit = _fit_together(charge, rows) if len(rows) > 1 else None
     for group, reason, cents in sorted(rows, key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0):
         refusal = adjustment_refusal(charge, group, reason, cents, fit)
         if refusal:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from services.ledger.domain.commands import Command
 
 
 class Wants:
@@ -26,3 +30,13 @@ class Wants:
     def only_named(self, locations: Container[Any]) -> bool:
         """Whether nothing must be known but these locations."""
         return not self._contents and all(one in locations for one in self.by_kind["location"])
+
+
+def wants_of(commands: Iterable[Command], wants: dict[UUID, Wants] | None = None) -> dict[UUID, Wants]:
+    """What these commands want to see, by company; added to `wants` where that is given."""
+    found = defaultdict(Wants) if wants is None else wants
+    for command in commands:
+        one = found[command.company_id]
+        one.name("key", command.key)
+        command.act.wants(one)
+    return found

@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from services.ledger import service
+from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import EmrDocuments, PayerPayment
 from services.ledger.domain.emr_documents import DocumentMoved
@@ -23,7 +24,6 @@ from services.ledger.feeds.fhir.model import Outcome
 from services.ledger.feeds.fhir_acts import SOURCE, Asked, Known, ask
 from services.ledger.feeds.fhir_store import NOTHING, Name, Record
 from services.ledger.feeds.intake import Feed
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from shared.crash import point
 

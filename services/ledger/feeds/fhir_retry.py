@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.feed_items import FeedItem, Retry
@@ -21,7 +22,6 @@ from services.ledger.feeds.fhir_posting import ask_all, command, post_all, under
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
 from services.ledger.feeds.stored import Chunks, stored
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from shared.errors import NotFound, Unavailable
 

@@ -16,8 +16,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from services.ledger.deciding import UnknownCompany
 from services.ledger.domain.feed_items import FeedItem
-from services.ledger.posting import UnknownCompany
 from shared.db import acquire, page_of, reading
 from shared.errors import NotFound, Problem, Unavailable
 from shared.ids import uuid7

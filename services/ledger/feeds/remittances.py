@@ -44,7 +44,7 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks, ahead
+from services.ledger.feeds.stored import Chunks, ahead, with_next
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, read
 from services.ledger.service import Ledger
@@ -122,16 +122,19 @@ async def _post_all(
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
 
-    async with ahead(_pieces(chunks, accepted)) as pieces:
-        async for piece in pieces:
+    def command_of(piece: _Piece) -> tuple[_Piece, Command]:
+        ordinal = piece.transaction.ordinal
+        return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
+
+    async with ahead(with_next(map(command_of, _pieces(chunks, accepted)))) as pieces:
+        async for (piece, command), following in pieces:
             ordinal = piece.transaction.ordinal
             if ordinal in refused:
                 continue
-            command = _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
             if ordinal in told:
                 await claim_store.note(ledger.pool, feed.company_id, command.said)
                 continue
-            verdict = await ledger.post(command)
+            verdict = await ledger.post(command, then=following[1] if following else None)
             if verdict.problem is not None:
                 # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
                 refused[ordinal] = verdict.problem

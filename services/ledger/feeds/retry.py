@@ -16,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.ledger import service
+from services.ledger.deciding import Verdict
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
 from services.ledger.domain.feed_items import FeedItem, Retry
@@ -29,7 +30,6 @@ from services.ledger.feeds.stored import stored
 from services.ledger.feeds.x12.model import Claim
 from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.feeds.x12.remittance import find_claims
-from services.ledger.posting import Verdict
 from services.ledger.service import Ledger
 from shared.errors import Unavailable
 

@@ -45,6 +45,17 @@ async def _ahead(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
         await asyncio.gather(next_one, return_exceptions=True)  # Whoever goes on may close the file.
 
 
+def with_next(items: Iterable[_Item]) -> Iterator[tuple[_Item, _Item | None]]:
+    """Each with the one that comes after it."""
+    last: _Item | None = None
+    for item in items:
+        if last is not None:
+            yield last, item
+        last = item
+    if last is not None:
+        yield last, None
+
+
 def pieces(spool: BinaryIO) -> Iterator[bytes]:
     """The content of a file from its beginning."""
     spool.seek(0)
