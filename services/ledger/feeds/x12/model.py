@@ -246,7 +246,7 @@ class Transaction:
     """Sum of PLB, as sent."""
     provider: tuple[ProviderAdjustment, ...] = ()
     content_hash: str = ""
-    """Same for the same payment in another envelope, other separators, other line breaks."""
+    """Same for the same payment in another envelope, other separators, other line breaks. Only the survey tells it."""
     problems: tuple[Finding, ...] = ()
     faults: int = 0
     """How many of them are in its own segments: what a 999 rejects. Counts and control numbers it names itself."""
