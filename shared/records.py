@@ -11,5 +11,5 @@ _Class = TypeVar("_Class")
 @dataclass_transform(frozen_default=True)
 def record(cls: type[_Class]) -> type[_Class]:
     """A dataclass that the type checker keeps anybody from changing, and the interpreter does not: one that is frozen
-    while the program runs takes four times as long to make (measured: 2.1 us instead of 0.5 for ten fields)."""
+    while the program runs takes more than three times as long to make (1.6 us instead of 0.4 for ten fields)."""
     return dataclass(slots=True, unsafe_hash=True)(cls)

@@ -9,6 +9,7 @@ under the companies' locks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +23,8 @@ from services.ledger.domain.wants import Wants, wants_of
 from services.ledger.warm import WarmBooks
 from shared.crash import point
 from shared.db import Connection, acquire
+
+_NONE: Final[Mapping[UUID, Books]] = {}
 
 
 async def post_batch(
@@ -42,7 +45,7 @@ async def post_batch(
         if hold:
             async with connection.transaction():
                 await store.hold(connection, {command.company_id for command in commands})
-                decided = await _load_and_decide(connection, commands)
+                decided = await _load_and_decide(connection, commands, wants_of(commands))
                 await _append(connection, decided)
         else:
             decided = await _decide_and_append(connection, commands, early, warm, ahead)
@@ -57,26 +60,24 @@ async def _decide_and_append(
     """As decided before, or on remembered books as far as they go; if that was not good enough, on loaded ones."""
     if early and await _appended(connection, early, ahead):
         return early
-    known = {} if early else warm.of(wants_of(commands))
+    wants = wants_of(commands)
+    known = {} if early else warm.of(wants)
     if known:
-        decided = await _load_and_decide(connection, commands, known)
+        unknown = {company: one for company, one in wants.items() if company not in known}
+        decided = await _load_and_decide(connection, commands, unknown, known)
         if not decided.refuses and await _appended(connection, decided, ahead):
             return decided
     if early or known:
-        warm.forget(command.company_id for command in commands)
-    decided = await _load_and_decide(connection, commands)
+        warm.forget([one.company_id for one in early.written] if early else known)
+    decided = await _load_and_decide(connection, commands, wants)
     await _append(connection, decided, ahead)
     return decided
 
 
 async def _load_and_decide(
-    connection: Connection, commands: Sequence[Command], known: Mapping[UUID, Books] | None = None
+    connection: Connection, commands: Sequence[Command], wants: dict[UUID, Wants], known: Mapping[UUID, Books] = _NONE
 ) -> Decided:
-    books = dict(known or {})
-    wants = {company: one for company, one in wants_of(commands).items() if company not in books}
-    if wants:
-        books |= await _load(connection, wants)
-    return decide_batch(books, commands)
+    return decide_batch({**known, **(await _load(connection, wants) if wants else {})}, commands)
 
 
 async def _load(connection: Connection, wants: dict[UUID, Wants]) -> dict[UUID, Books]:
