@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from services.ledger.ahead import Ahead
+from services.ledger.ahead import Ahead, Then
 from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.posting import post_batch
@@ -29,7 +29,7 @@ log = structlog.get_logger("posting")
 class _Waiting:
     commands: Sequence[Command]
     future: asyncio.Future[list[Verdict]]
-    then: Command | None = None
+    then: Then | None = None
 
 
 class Poster:
@@ -43,9 +43,9 @@ class Poster:
         self._warm = WarmBooks()
         self._shards = [_Shard(self, Ahead(pool)) for _ in range(shards)]
 
-    async def post(self, command: Command, then: Command | None = None) -> Verdict:
+    async def post(self, command: Command, then: Then | None = None) -> Verdict:
         """Post one command; concurrent calls share a transaction. `then`: what the caller means to post after it,
-        for the same company, when this one was accepted."""
+        for the same company, when this one was accepted, as far as he knows."""
         return (await self._shard(command.company_id).put([command], then=then))[0]
 
     async def post_many(self, commands: Sequence[Command]) -> list[Verdict]:
@@ -93,9 +93,7 @@ class _Shard:
         self._bulk: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def put(
-        self, commands: Sequence[Command], *, bulk: bool = False, then: Command | None = None
-    ) -> list[Verdict]:
+    async def put(self, commands: Sequence[Command], *, bulk: bool = False, then: Then | None = None) -> list[Verdict]:
         waiting = _Waiting(commands, asyncio.get_running_loop().create_future(), then)
         (self._bulk if bulk else self._single).append(waiting)
         if self._task is None or self._task.done():

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import asyncpg
 
+from services.ledger.ahead import Then
 from services.ledger.deciding import UnknownCompany, Verdict
 from services.ledger.domain.commands import Act, Actor, Command
 from services.ledger.domain.feed_items import FeedItem
@@ -37,7 +38,7 @@ class Ledger:
         self.turns: WeakValueDictionary[tuple[UUID, bytes], asyncio.Lock] = WeakValueDictionary()
         """Who is at a file, by company and SHA-256."""
 
-    async def post(self, command: Command, then: Command | None = None) -> Verdict:
+    async def post(self, command: Command, then: Then | None = None) -> Verdict:
         """Post one command; what is unknown here is asked of identity once, then posted again. `then`: as for
         `Poster.post`."""
         verdict = await self.poster.post(command, then)

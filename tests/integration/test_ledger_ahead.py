@@ -190,7 +190,7 @@ async def test_what_was_not_appended_is_not_built_on(
     receipt = posting.command(company, first)
     rest = posting.command(company, ApplyRemittance("key", feed, "ST 1", (one_claim,)))
     ahead = Ahead(pool)
-    ahead.then = rest
+    ahead.then = lambda: [rest]
     if appended:
         (verdict,) = await post_batch(pool, [receipt], ahead=ahead)
         assert not verdict.problem

@@ -19,6 +19,7 @@ import asyncpg
 import orjson
 
 from services.ledger import service
+from services.ledger.ahead import LOADED_AHEAD
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
 from services.ledger.domain.feed_acts import (
@@ -44,7 +45,7 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks, ahead, with_next
+from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, read
 from services.ledger.service import Ledger
@@ -52,6 +53,7 @@ from shared.errors import Problem, Unavailable
 
 _LINES_PER_CHUNK: Final = 300
 """Part of what the keys of later pieces mean: with another number an interrupted file could not be finished."""
+_READ_AHEAD: Final = LOADED_AHEAD + 1
 _PIECES_TO_RESTATE: Final = 30
 """A correction restates every applied line in one event; more than about 9,000 of them are no message for a broker."""
 
@@ -126,15 +128,19 @@ async def _post_all(
         ordinal = piece.transaction.ordinal
         return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
 
-    async with ahead(with_next(map(command_of, _pieces(chunks, accepted)))) as pieces:
-        async for (piece, command), following in pieces:
+    async with ahead(map(command_of, _pieces(chunks, accepted)), _READ_AHEAD) as pieces:
+
+        def following() -> list[Command]:
+            return [command for _, command in pieces.peek(LOADED_AHEAD)]
+
+        async for piece, command in pieces:
             ordinal = piece.transaction.ordinal
             if ordinal in refused:
                 continue
             if ordinal in told:
                 await claim_store.note(ledger.pool, feed.company_id, command.said)
                 continue
-            verdict = await ledger.post(command, then=following[1] if following else None)
+            verdict = await ledger.post(command, then=following)
             if verdict.problem is not None:
                 # Its receipt is another one's, or none: the rest of its claims must not be applied to that.
                 refused[ordinal] = verdict.problem

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager
-from typing import BinaryIO, Final, TypeVar
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import BinaryIO, Final, Generic, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -29,31 +31,60 @@ async def stored(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIt
 
 
 @asynccontextmanager
-async def ahead(items: Iterator[_Item]) -> AsyncIterator[AsyncIterator[_Item]]:
-    """What a reading of a feed gives, outside the event loop; the next one is read while the last is worked on."""
-    async with aclosing(_ahead(items)) as found:
-        yield found
-
-
-async def _ahead(items: Iterator[_Item]) -> AsyncGenerator[_Item, None]:
-    next_one = asyncio.create_task(asyncio.to_thread(next, items, None))
+async def ahead(items: Iterator[_Item], most: int = 1) -> AsyncIterator[Ahead[_Item]]:
+    """What a reading of a feed gives, outside the event loop: up to so many items are read while one is worked on."""
+    found = Ahead(items, most)
     try:
-        while (item := await next_one) is not None:
-            next_one = asyncio.create_task(asyncio.to_thread(next, items, None))
-            yield item
+        yield found
     finally:
-        await asyncio.gather(next_one, return_exceptions=True)  # Whoever goes on may close the file.
+        await found.stop()
 
 
-def with_next(items: Iterable[_Item]) -> Iterator[tuple[_Item, _Item | None]]:
-    """Each with the one that comes after it."""
-    last: _Item | None = None
-    for item in items:
-        if last is not None:
-            yield last, item
-        last = item
-    if last is not None:
-        yield last, None
+class Ahead(Generic[_Item]):
+    """Items in their order; those that were read already can be looked at before it is their turn."""
+
+    def __init__(self, items: Iterator[_Item], most: int) -> None:
+        self._items = items
+        self._most = most
+        self._found: deque[_Item] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Item:
+        self._read_on()
+        while not self._found:
+            if self._reading is None:
+                raise StopAsyncIteration
+            await asyncio.shield(self._reading)
+        item = self._found.popleft()
+        self._read_on()
+        return item
+
+    def peek(self, count: int) -> list[_Item]:
+        """The next ones, as far as they have been read."""
+        return list(islice(self._found, count))
+
+    async def stop(self) -> None:
+        """Read no more: whoever goes on may close the file."""
+        self._ended = True
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _read_on(self) -> None:
+        if self._reading is None and not self._ended and len(self._found) < self._most:
+            self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        item = await asyncio.to_thread(next, self._items, None)
+        self._reading = None
+        if item is None:
+            self._ended = True
+        else:
+            self._found.append(item)
+            self._read_on()
 
 
 def pieces(spool: BinaryIO) -> Iterator[bytes]:
