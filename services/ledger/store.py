@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -13,36 +12,21 @@ import asyncpg
 import orjson
 from asyncpg.pgproto.pgproto import UUID as FastUUID
 
-from services.ledger.domain.books import (
-    PATIENT,
-    PAYER,
-    Books,
-    Charge,
-    FeedDocument,
-    LineKey,
-    Lines,
-    Location,
-    Patient,
-    Payer,
-    Payment,
-    Physician,
-    Remembered,
-    Telling,
-    Words,
-)
+from services.ledger.domain.books import Books
 from services.ledger.domain.journal import FEED_WORK, TABLES, Journal
-from services.ledger.domain.waiting import unparked
 from services.ledger.domain.wants import Wants
+from services.ledger.rows import READERS, read_book
 from shared.config import Config
 from shared.db import KEYED_PLANS, Connection, create_pool
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 ROLE: Final = "ledger_app"
 HOLD = "select from company_book where company_id = any ($1) order by company_id for update"
-_WANTED = "$2, $3, $4::json[]"
-LOAD = f"select * from load_books($1, {_WANTED}) union all select * from load_waiting($1, {_WANTED})"  # noqa: S608
+_WANTED = "($1, $2, $3::json[])"
 _BESIDE = (({"trace", "told"}, "load_traces"), ({"settled"}, "load_settled"))
 """Which kinds of wants ask for more than every batch does."""
+_CHARGED = {"charge", "account_charges", "external_charges", "payment", "remittance", "document"}
+"""Which ask for charges, which come as rows and not as JSON."""
 _BOOKS = ("company_book", *TABLES, "event")
 _LAST = len(_BOOKS) + 1
 """The payloads of the events come after the tables."""
@@ -67,18 +51,26 @@ async def load(connection: Connection, wants: Mapping[UUID, Wants]) -> dict[UUID
     groups = [
         (company, kind, list(some)) for company, one in wants.items() for kind, some in one.by_kind.items() if some
     ]
+    groups += [(company, "book", [""]) for company in wants]
     companies, kinds = [company for company, _, _ in groups], [kind for _, kind, _ in groups]
     values = [encode(some) for _, _, some in groups]
     books: dict[UUID, Books] = {}
-    asked = set(kinds)
-    parts = [LOAD, *(f"select * from {name}({_WANTED})" for some, name in _BESIDE if asked & some)]  # noqa: S608
-    for row in await connection.fetch(" union all ".join(parts), list(wants), companies, kinds, values):
-        company_id, body = row["company_id"], orjson.loads(row["body"] or "null")
-        if row["kind"] == "book":
-            books[company_id] = _read_book(company_id, body)
+    for row in await connection.fetch(_load_statement(set(kinds)), companies, kinds, values):
+        company_id, kind = row["company_id"], row["kind"]
+        if kind == "book":
+            books[company_id] = read_book(company_id, orjson.loads(row["body"]))
         elif company_id in books:
-            _READERS[row["kind"]](books[company_id], body)
+            READERS[kind](books[company_id], row["charge"] if kind == "charge" else orjson.loads(row["body"] or "null"))
     return books
+
+
+def _load_statement(asked: set[str]) -> str:
+    columns = "kind, company_id, body"
+    functions = ["load_books", "load_waiting", *(name for some, name in _BESIDE if asked & some)]
+    if not asked & _CHARGED:
+        return " union all ".join(f"select {columns} from {name}{_WANTED}" for name in functions)  # noqa: S608
+    parts = [f"select {columns}, null::charge_now as charge from {name}{_WANTED}" for name in functions]  # noqa: S608
+    return " union all ".join([*parts, f"select * from load_charges{_WANTED}"])  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,180 +110,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, bytes):
         return "\\x" + value.hex()
     raise TypeError(type(value).__name__)
-
-
-def _id(value: str | None) -> UUID | None:
-    return None if value is None else FastUUID(value)
-
-
-def _read_book(company_id: UUID, row: dict[str, Any]) -> Books:
-    return Books(
-        company_id,
-        row["version"],
-        datetime.fromisoformat(row["now"]),
-        date.fromisoformat(row["today"]),
-        datetime.fromisoformat(row["day_ends"]),
-        writes=row["writes"],
-        npis=tuple(row["npis"]),
-    )
-
-
-def _read_key(books: Books, row: dict[str, Any]) -> None:
-    books.keys[row["key"]] = Remembered(
-        row["route"], FastUUID(row["actor_id"]), bytes.fromhex(row["body_hash"][2:]), row["response"]
-    )
-
-
-def _read_location(books: Books, row: dict[str, Any]) -> None:
-    location = Location(FastUUID(row["location_id"]), row["emr_location_id"], row["active"])
-    books.locations[location.location_id] = location
-
-
-def _read_payer(books: Books, row: dict[str, Any]) -> None:
-    payer = Payer(
-        FastUUID(row["payer_id"]),
-        row["code"],
-        row["name"],
-        row["payer_class"],
-        tuple(row["era_payer_ids"]),
-        row["version"],
-    )
-    books.payers[payer.payer_id] = payer
-
-
-def _read_physician(books: Books, row: dict[str, Any]) -> None:
-    physician = Physician(
-        FastUUID(row["referring_physician_id"]), row["npi"], row["first_name"], row["last_name"], row["version"]
-    )
-    books.physicians[physician.referring_physician_id] = physician
-
-
-def _read_patient(books: Books, row: dict[str, Any]) -> None:
-    patient = Patient(
-        patient_id=FastUUID(row["patient_id"]),
-        account_number=row["account_number"],
-        first_name=row["first_name"],
-        last_name=row["last_name"],
-        date_of_birth=date.fromisoformat(row["date_of_birth"]),
-        payer_id=_id(row["payer_id"]),
-        version=row["version"],
-    )
-    books.patients[patient.patient_id] = patient
-
-
-def _read_charge(books: Books, row: dict[str, Any]) -> None:
-    charge = Charge(
-        charge_id=FastUUID(row["charge_id"]),
-        version=row["version"],
-        posted_at=datetime.fromisoformat(row["posted_at"]),
-        source=row["source"],
-        external_id=row["external_id"],
-        poster_id=FastUUID(row["poster_id"]),
-        state=row["state"],
-        patient_id=FastUUID(row["patient_id"]),
-        location_id=FastUUID(row["location_id"]),
-        payer_id=_id(row["payer_id"]),
-        date_of_service=date.fromisoformat(row["date_of_service"]),
-        procedure_code=row["procedure_code"],
-        modifiers=tuple(row["modifiers"]),
-        units=row["units"],
-        diagnosis_codes=tuple(row["diagnosis_codes"]),
-        amount_cents=row["amount_cents"],
-        due={PAYER: row["payer_due"], PATIENT: row["patient_due"]},
-        applied_cents=row["applied_cents"],
-        adjusted_cents=row["adjusted_cents"],
-        touched_version=row["touched_version"],
-    )
-    books.charges[charge.charge_id] = charge
-
-
-def _read_payment(books: Books, row: dict[str, Any]) -> None:
-    payment = Payment(
-        payment_id=FastUUID(row["payment_id"]),
-        version=row["version"],
-        posted_at=datetime.fromisoformat(row["posted_at"]),
-        posting_date=date.fromisoformat(row["posting_date"]),
-        poster_id=FastUUID(row["poster_id"]),
-        affiliation=row["affiliation"],
-        source=row["source"],
-        external_id=row["external_id"],
-        words=Words(
-            amount_cents=row["amount_cents"],
-            method=row["method"],
-            deposit_date=date.fromisoformat(row["deposit_date"]),
-            check_number=row["check_number"],
-            batch_number=row["batch_number"],
-            location_id=_id(row["location_id"]),
-            payer_id=_id(row["payer_id"]),
-            patient_id=_id(row["patient_id"]),
-            memo=row["memo"],
-            payment_type=row["payment_type"],
-            withdrawn=row["withdrawn"],
-        ),
-        reverses_id=_id(row["reverses_id"]),
-        refunds_id=_id(row["refunds_id"]),
-        reversed_by=_id(row["reversed_by"]),
-        refunded_cents=row["refunded_cents"],
-        touched_version=row["touched_version"],
-    )
-    for debit, credit, detail, charge_id, cents in row["lines"]:
-        payment.lines.add(LineKey(debit, credit, detail, _id(charge_id)), cents)
-    books.payments[payment.payment_id] = payment
-
-
-def _read_receipt(books: Books, row: dict[str, Any]) -> None:
-    """A receipt without its lines, unless somebody else in the batch needs them too."""
-    if FastUUID(row["payment_id"]) not in books.payments:
-        _read_payment(books, row)
-
-
-def _read_document(books: Books, row: dict[str, Any]) -> None:
-    books.documents[row["source"], row["kind"], row["external_id"]] = FeedDocument(
-        row["external_version"], _id(row["document_id"]), row["deleted"], bytes.fromhex(row["content_hash"][2:])
-    )
-
-
-def _read_remittance(books: Books, row: dict[str, Any]) -> None:
-    books.remittances[row["payment_key"]] = FastUUID(row["payment_id"])
-
-
-def _read_line(books: Books, row: dict[str, Any]) -> None:
-    books.applied_lines.setdefault(row["line_key"], set()).add(FastUUID(row["payment_id"]))
-
-
-def _read_trace(books: Books, row: dict[str, Any]) -> None:
-    telling = Telling(row["told_by"], row["told_key"], FastUUID(row["payment_id"]))
-    books.tellings.setdefault(row["trace_number"], set()).add(telling)
-
-
-def _read_settled(books: Books, row: dict[str, Any]) -> None:
-    charge_id = FastUUID(row["charge_id"])
-    lines = books.settled.setdefault(charge_id, {}).setdefault(FastUUID(row["payer_id"]), Lines())
-    lines.add(LineKey(row["debit"], row["credit"], row["detail"], charge_id), row["cents"])
-
-
-def _read_waits(books: Books, _: None) -> None:
-    books.waits = True
-
-
-def _read_waiting(books: Books, row: dict[str, Any]) -> None:
-    books.waiting.append(unparked(books.company_id, row))
-
-
-_READERS: dict[str, Any] = {
-    "key": _read_key,
-    "location": _read_location,
-    "payer": _read_payer,
-    "physician": _read_physician,
-    "patient": _read_patient,
-    "charge": _read_charge,
-    "payment": _read_payment,
-    "document": _read_document,
-    "remittance": _read_remittance,
-    "receipt": _read_receipt,
-    "line": _read_line,
-    "trace": _read_trace,
-    "settled": _read_settled,
-    "waits": _read_waits,
-    "waiting": _read_waiting,
-}

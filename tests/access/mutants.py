@@ -23,7 +23,7 @@ from shared.web import Endpoint
 from tests.access.oracle import BREAK_GLASS
 
 _COMPANY: Final = re.compile(r"(?:\b\w+\.)?company_id = (\$\d+)(?:::uuid)?")
-_READERS: Final = ("load_books", "charges_called", "read_charges", "read_payments")
+_READERS: Final = ("load_books", "charges_called", "charges_now", "load_charges", "read_payments")
 
 
 @contextmanager
