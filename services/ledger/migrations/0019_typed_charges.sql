@@ -232,3 +232,31 @@ language sql stable as $$
         order by e.exception_id
     ) f
 $$;
+
+-- What a part of a feed says about claims (0018). Without the name of the key that a repetition meets, every unique key is
+-- searched for each row first (measured for 75 statements: 2.3 ms instead of 1).
+create or replace function note_claims(
+    company uuid, feed uuid, item text, said_by text, said_for text, statements json
+)
+returns void
+language plpgsql volatile as $$
+begin
+    insert into claim (company_id, claim_id, claim_number)
+    select distinct on (s.claim_number) company, s.claim_id, s.claim_number
+    from json_to_recordset(statements) as s (claim_id uuid, claim_number text)
+    order by s.claim_number
+    on conflict (company_id, claim_number) do nothing;
+    insert into claim_state (company_id, claim_id, statement_key, state, standing, effective_date, source, feed_id,
+        item_key, payer, payer_control_number, clearinghouse_number, batch_reference, codes, charge_cents, paid_cents)
+    select company, c.claim_id, s.statement_key, s.state, s.standing, coalesce(s.effective_date, current_date), said_by,
+        feed, item, said_for, s.payer_control_number, s.clearinghouse_number, s.batch_reference, s.codes,
+        s.charge_cents, s.paid_cents
+    from json_to_recordset(statements) as s (place integer, claim_number text, statement_key text, state text,
+        standing smallint, effective_date date, payer_control_number text, clearinghouse_number text,
+        batch_reference text, codes text[], charge_cents bigint, paid_cents bigint)
+    cross join lateral (
+        select k.claim_id from claim k where k.company_id = company and k.claim_number = s.claim_number offset 0
+    ) c
+    order by s.place
+    on conflict (company_id, statement_key, claim_id) do nothing;
+end $$;
