@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -11,19 +11,33 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.ledger.domain.emr_facts import Cell, Document, Figures, Held, Listed, Name, Report, State
+from services.ledger.domain.emr_facts import Cell, Document, Figures, Listed, Name, Report, State, Unplaced
 from services.ledger.domain.reconcile import Reconciliation, Row
+from services.ledger.domain.senders import Places, Senders, placed
+from services.ledger.feeds import held
 from shared.db import Connection, Record, reading
 
-_SOURCES = "select sources from directory_client where client_id = $1 and active"
+_CLIENTS = "select client_id, sources, active from directory_client where sources <> '{}'"
+_LOCATIONS = "select location_id, emr_location_id from directory_location where company_id = $1 and active"
+_MAPPED = "select alias, target from feed_mapping_now where company_id = $1 and kind = 'clinic'"
+# Sources are few and documents many: from one source to the next by the index.
+_SOURCES = """
+with recursive known as (
+    (select source from feed_document where company_id = $1 order by source limit 1)
+    union all
+    select (select d.source from feed_document d where d.company_id = $1 and d.source > k.source order by 1 limit 1)
+    from known k where k.source is not null
+)
+select source from known where source is not null
+"""
 _REPORTS = """
 select distinct on (source, clinic, day) source, clinic, day, location_id, reported_at, totals, payments
 from emr_totals
 where company_id = $1 and day between $2 and $3 and ($4::text[] is null or source = any ($4))
 order by source, clinic, day, reported_at desc, report_id desc
 """
-# What stands, or once stood, under one of the days; and what the EMR lists, wherever it stands. Payers' payments have
-# no type: no EMR reports them.
+# What stands, or once stood, under one of the days; and what the EMR lists or what waits, wherever it stands. Payers'
+# payments have no type: no EMR reports them.
 _DOCUMENTS = """
 select d.source, d.external_id, d.external_version, d.deleted, d.document_id, (
     select json_agg(json_build_array(g.posted_at, r.location_id, r.deposit_date, r.payment_type, r.amount_cents,
@@ -42,33 +56,84 @@ from (
 ) d
 where $6::text[] is null or d.source = any ($6)
 """
-# An event may come long after its day, but not before it; the day may have begun earlier where the clinic is.
-_HELD = """
-select e.exception_id, e.raw
-from feed_exception e join feed f on f.company_id = e.company_id and f.feed_id = e.feed_id and f.format = 'emr'
-where e.company_id = $1 and e.state = 'open' and e.quarantined and e.raw is not null and e.created_at >= $2
-"""
-_PAYMENT: Final = "emr.payment."
+_DATED: Final = 10**12
+"""Versions from here on are microseconds since 1970, where a FHIR sender does not number them."""
 
 
 async def reconcile(
     pool: asyncpg.Pool, company_id: UUID, first: date, last: date, location_id: UUID | None, client_id: str | None
-) -> list[Row]:
-    """The rows of these days; `location_id` limits them to a location, `client_id` to the sources of an EMR client."""
+) -> tuple[list[Row], list[Unplaced]]:
+    """The rows of these days, and what waits in the quarantine and may belong to one of them; `location_id` limits them
+    to a location, `client_id` to the sources of an EMR client."""
     async with reading(pool, company_id) as connection:
-        sources = await connection.fetchval(_SOURCES, client_id) or [] if client_id else None
-        rows = await connection.fetch(_REPORTS, company_id, first, last, sources)
-        reports = [_report(row) for row in rows]
-        listed = [(report.source, payment_id) for report in reports for payment_id in report.payments or ()]
-        names = [[name[place] for name in listed] for place in (0, 1)]
-        rows = await connection.fetch(_DOCUMENTS, company_id, first, last, *names, sources)
-        documents = [_document(row) for row in rows]
-        held = await _held(connection, company_id, first, reports)
+        clients = await connection.fetch(_CLIENTS)
+        senders = Senders({row["client_id"]: row["sources"] for row in clients})
+        mine = [row["sources"] for row in clients if row["active"] and row["client_id"] == client_id]
+        sources = [one for found in mine for one in found] if client_id else None
+        reports = [_report(row) for row in await connection.fetch(_REPORTS, company_id, first, last, sources)]
+        places = await _places(connection, company_id, reports)
+        # It may come long after its day, but not before it; the day may have begun earlier where the clinic is.
+        waiting = [
+            one
+            for one in await held.waiting(connection, company_id, first - timedelta(days=1), senders.clients)
+            if sources is None or senders.reported_as(one.source) in sources
+        ]
+        names = [(one.source, one.external_id) for one in waiting]
+        documents = await _documents(connection, company_id, first, last, senders, reports, names, sources)
+    waits, unplaced = placed(waiting, senders, places, first, last, location_id)
 
     def wanted(cell: Cell) -> bool:
         return first <= cell[2] <= last and location_id in (None, cell[1])
 
-    return Reconciliation(reports, documents, held, wanted).rows()
+    return Reconciliation(reports, documents, waits, wanted).rows(), _still(unplaced, senders, documents)
+
+
+async def _places(connection: Connection, company_id: UUID, reports: Iterable[Report]) -> Places:
+    known = await connection.fetch(_LOCATIONS, company_id)
+    clinics = {row["emr_location_id"]: row["location_id"] for row in known if row["emr_location_id"]}
+    mapped = {row["alias"]: UUID(row["target"]) for row in await connection.fetch(_MAPPED, company_id)}
+    return Places.of(reports, clinics | mapped, [row["location_id"] for row in known])
+
+
+async def _documents(
+    connection: Connection,
+    company_id: UUID,
+    first: date,
+    last: date,
+    senders: Senders,
+    reports: Iterable[Report],
+    waiting: Iterable[Name],
+    only: Sequence[str] | None,
+) -> list[Document]:
+    """Under the names that lists call them by."""
+    told = {row["source"]: senders.reported_as(row["source"]) for row in await connection.fetch(_SOURCES, company_id)}
+    own = None if only is None else [source for source, reporter in told.items() if reporter in only]
+    listed = {
+        (source, payment_id)
+        for report in reports
+        for source, reporter in told.items()
+        if reporter == report.source
+        for payment_id in report.payments or ()
+    }
+    names = [[name[place] for name in listed.union(waiting)] for place in (0, 1)]
+    rows = await connection.fetch(_DOCUMENTS, company_id, first, last, *names, own)
+    documents = []
+    # What came as events has the first right to a name.
+    for row in sorted(rows, key=lambda row: (row["source"] != told[row["source"]], row["source"])):
+        source, external_id = senders.name(row["source"], row["external_id"])
+        documents.append(replace(_document(row), source=source, external_id=external_id))
+    return documents
+
+
+def _still(unplaced: Iterable[Unplaced], senders: Senders, documents: Iterable[Document]) -> list[Unplaced]:
+    """Without what came again meanwhile, and was posted."""
+    versions = {(one.source, one.external_id): one.version for one in documents}
+
+    def waits(one: Unplaced) -> bool:
+        version = versions.get(senders.name(one.waits.source, one.waits.external_id))
+        return version is None or version < one.waits.version
+
+    return [one for one in unplaced if waits(one)]
 
 
 def _report(row: Record) -> Report:
@@ -99,6 +164,7 @@ def _document(row: Record) -> Document:
         version=row["external_version"],
         deleted=row["deleted"],
         payment_id=row["document_id"],
+        numbered=not row["source"].startswith("hl7:") and row["external_version"] < _DATED,
         states=tuple(
             State(
                 datetime.fromisoformat(at),
@@ -112,39 +178,3 @@ def _document(row: Record) -> Document:
             for at, location, day, payment_type, cents, withdrawn, corrected in states
         ),
     )
-
-
-async def _held(connection: Connection, company_id: UUID, first: date, reports: Iterable[Report]) -> dict[Name, Held]:
-    """The newest quarantined event of each payment, at the clinics and days that are reported."""
-    places = {(report.source, report.clinic): report.location_id for report in reports}
-    found: dict[Name, Held] = {}
-    for row in await connection.fetch(_HELD, company_id, first - timedelta(days=1)):
-        event = json.loads(row["raw"])
-        name = event["source"], _text(event, "payment_id")
-        one = _read(row["exception_id"], event, places)
-        if one is not None and (name not in found or found[name].version < one.version):
-            found[name] = one
-    return found
-
-
-def _read(exception_id: UUID, event: Mapping[str, Any], places: Mapping[tuple[str, str], UUID]) -> Held | None:
-    """A payment's event as far as it can be read; what cannot be read explains nothing."""
-    data = event["data"] if isinstance(event["data"], dict) else {}
-    version, cents = data.get("payment_version"), data.get("amount_cents")
-    if not event["type"].startswith(_PAYMENT) or not isinstance(version, int) or not _text(event, "payment_id"):
-        return None
-    if event["type"].endswith(".deleted.v1"):
-        return Held(exception_id, version, None, 0)
-    location_id = places.get((event["source"], _text(event, "emr_clinic_id")))
-    try:
-        day = date.fromisoformat(_text(event, "transaction_date"))
-    except ValueError:
-        return None
-    if location_id is None or not isinstance(cents, int):
-        return None
-    return Held(exception_id, version, (event["source"], location_id, day, _text(event, "payment_type")), cents)
-
-
-def _text(event: Mapping[str, Any], name: str) -> str:
-    value = event["data"].get(name) if isinstance(event["data"], dict) else None
-    return value if isinstance(value, str) else ""

@@ -10,12 +10,14 @@ from aiohttp import web
 from services.ledger import wire_feeds
 from services.ledger.api.common import readers
 from services.ledger.api.feeds import READ, sender_of
+from services.ledger.domain.emr_facts import Unplaced
 from services.ledger.domain.reconcile import STATUSES, Difference, Row, worst
 from services.ledger.reconciliation import reconcile
 from shared.errors import Invalid
 from shared.web import Call, Endpoint, json_response
 
 _MOST_DAYS = 31
+_MOST_UNPLACED = 500
 
 
 async def read(call: Call) -> web.Response:
@@ -24,7 +26,7 @@ async def read(call: Call) -> web.Response:
     if not 0 <= (query.to - query.from_).days < _MOST_DAYS:
         raise Invalid.field("to", "range", f"From `from` on, at most {_MOST_DAYS} days")
     company, client_id = call.principal.company, sender_of(call)
-    rows = await reconcile(readers(call), company, query.from_, query.to, query.location_id, client_id)
+    rows, unplaced = await reconcile(readers(call), company, query.from_, query.to, query.location_id, client_id)
     counts = Counter(row.status for row in rows)
     return json_response(
         {
@@ -33,6 +35,11 @@ async def read(call: Call) -> web.Response:
             "status": worst(rows),
             "rows": {status: counts[status] for status in STATUSES},
             "items": [_row(row) for row in rows],
+            "unplaced": {
+                "payments": len(unplaced),
+                "amount_cents": sum(one.waits.amount_cents or 0 for one in unplaced),
+                "items": [_unplaced(one) for one in unplaced[:_MOST_UNPLACED]],
+            },
             "next": None,
         }
     )
@@ -57,12 +64,28 @@ def _row(row: Row) -> dict[str, Any]:
                 "reason": one.reason,
                 "payments": one.figures.payments,
                 "amount_cents": one.figures.amount_cents,
-                "exception_ids": one.exception_ids,
+                # A message of several payments waits as one.
+                "exception_ids": list(dict.fromkeys(one.exception_ids)),
             }
             for one in row.explained
         ],
         "listed": row.listed,
         "differences": None if row.differences is None else [_difference(one) for one in row.differences],
+    }
+
+
+def _unplaced(one: Unplaced) -> dict[str, Any]:
+    """What waits, may belong to one of the rows, and cannot be told to."""
+    waits = one.waits
+    return {
+        "exception_id": waits.exception_id,
+        "source": one.source or None,
+        "emr_payment_id": waits.external_id or None,
+        "location_id": one.location_id,
+        "date": waits.day,
+        "payment_type": waits.payment_type or None,
+        "amount_cents": waits.amount_cents,
+        "unknown": one.unknown,
     }
 
 

@@ -74,6 +74,8 @@ class Document:
     deleted: bool
     payment_id: UUID | None
     states: tuple[State, ...]
+    numbered: bool = True
+    """Its version is the sender's number of it, as a list has it; else the time of what brought it."""
 
     def cell(self) -> tuple[Cell, int] | None:
         """Where its money stands, and how much; None: nowhere."""
@@ -97,8 +99,37 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """A payment that waits in the quarantine, as far as it can be read; what cannot is empty or None."""
+
+    exception_id: UUID
+    source: str
+    """Of its document."""
+    external_id: str = ""
+    version: int = 1
+    deleted: bool = False
+    clinics: tuple[str, ...] = ()
+    """Everything that its place may be known by, best first."""
+    at_only_location: bool = False
+    """By the rules of its format it belongs to the company's only location where no clinic is known."""
+    day: date | None = None
+    payment_type: str = ""
+    amount_cents: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A payment that waits and explains nothing, because the fields that are named `unknown` cannot be told."""
+
+    waits: Waits
+    source: str
+    location_id: UUID | None
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
-    """The newest event of a payment that waits in the quarantine. `cell` is None for a deletion."""
+    """The newest state of a payment that waits in the quarantine. `cell` is None for a deletion."""
 
     exception_id: UUID
     version: int

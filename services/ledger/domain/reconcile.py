@@ -210,14 +210,15 @@ def _why_extra(reported_at: datetime, listed: Listed | None, document: Document 
 
 def _why_other(listed: Listed | None, document: Document | None) -> tuple[str, bool]:
     """By the versions on both sides: the newer one is right, and a list may be older than the books but not newer. Of
-    the same version the list says what the event did, unless a person has moved the payment, with all its money."""
+    the same version the list says what the event did, unless a person has moved the payment, with all its money.
+    A version that is a time says nothing about the number in a list."""
     if listed is None or document is None:
         return "never_received", False
-    if document.version < listed.version:
+    if document.numbered and document.version < listed.version:
         return "newer_in_emr", False
     if document.deleted:
         return "deleted", True
-    if document.version > listed.version:
+    if document.numbered and document.version > listed.version:
         return "later_version", True
     stands = document.cell()
     moved = document.moved and stands is not None and stands[1] == listed.amount_cents

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from services.ledger.feeds.csvfile.profile import LISTS, REQUIRED, Column, Kind, Profile
@@ -52,8 +52,10 @@ class Row:
     change: Literal["posted", "deleted"] = "posted"
     data: dict[str, Any] | None = None
     """The data of the event; None when there are problems."""
+    said: dict[str, Any] = field(default_factory=dict)
+    """The same as far as it can be read, whatever else is wrong."""
     amount_cents: int = 0
-    """As far as it can be read, whatever else is wrong; nothing for a deletion."""
+    """As far as it can be read; nothing for a deletion."""
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -140,11 +142,13 @@ class _Layout:
         values = self._values(cells, line, [] if deleted else found)
         if deleted and "emr_clinic_id" not in values:
             found.append(Problem(line, str(self._profile.columns.get("emr_clinic_id", "")), "missing"))
+        said = self._said(key, version, values, deleted)
         return replace(
             row,
             key=key,
             change="deleted" if deleted else "posted",
-            data=None if found else self._data(key, version, values, deleted),
+            data=None if found else said,
+            said=said,
             amount_cents=0 if deleted else values.get("amount", 0),
             problems=tuple(found),
         )
@@ -216,15 +220,16 @@ class _Layout:
                 found.append(Problem(line, str(columns[0]) or name, bad.code))
         return values
 
-    def _data(self, key: str, version: int, values: dict[str, Any], deleted: bool) -> dict[str, Any]:
+    def _said(self, key: str, version: int, values: dict[str, Any], deleted: bool) -> dict[str, Any]:
         kind = self._profile.kind
         named = {f"{kind}_id": key, f"{kind}_version": version}
         if deleted:
-            return {"emr_clinic_id": values["emr_clinic_id"], **named}
+            return {"emr_clinic_id": values.get("emr_clinic_id"), **named}
         rest = {name: value for name, value in values.items() if name not in (*_PATIENT, "amount")}
         if kind == "charge":
             rest.setdefault("diagnosis_codes", [])  # A file without that column says that there are none.
-        return {**rest, **named, "patient": {name: values[name] for name in _PATIENT}, "amount_cents": values["amount"]}
+        patient = {name: values[name] for name in _PATIENT if name in values}
+        return {**rest, **named, "patient": patient, "amount_cents": values.get("amount")}
 
     def _text(self, cells: list[str], column: Column, name: str) -> str:
         text = self._at(cells, self._places[column])

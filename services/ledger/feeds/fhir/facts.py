@@ -18,7 +18,7 @@ from fhir.resources.R4B.paymentreconciliation import PaymentReconciliation
 
 from services.ledger.feeds.fhir import charges, parties, payments, values
 from services.ledger.feeds.fhir.issues import Issue
-from services.ledger.feeds.fhir.model import Outcome, VoidFact
+from services.ledger.feeds.fhir.model import Facts, Outcome, VoidFact
 from services.ledger.feeds.fhir.reader import PATIENT_COPIES, Item, Resource, read
 
 Meaning = Literal["post", "ignore", "void"]
@@ -94,7 +94,7 @@ def understand(item: Item) -> Outcome:
     if reason:
         return Outcome(item.index, item.path, item.kind, "ignored", reason=reason, amount_cents=built.amount_cents)
     if any(issue.severity != "warning" for issue in found):
-        return _refused(item, found, built.amount_cents)
+        return _refused(item, found, built.amount_cents, built.facts)
     if not built.facts:
         return Outcome(item.index, item.path, item.kind, "ignored", reason="nothing_to_post")
     warnings = tuple(dict.fromkeys(found))
@@ -140,6 +140,8 @@ def _void(item: Item, resource: Resource, found: list[Issue]) -> Outcome:
     return Outcome(item.index, item.path, item.kind, "facts", facts)
 
 
-def _refused(item: Item, found: list[Issue], amount_cents: int = 0) -> Outcome:
+def _refused(item: Item, found: list[Issue], amount_cents: int = 0, legible: Facts = ()) -> Outcome:
     issues = tuple(dict.fromkeys(found))
-    return Outcome(item.index, item.path, item.kind, "refused", issues=issues, amount_cents=amount_cents)
+    return Outcome(
+        item.index, item.path, item.kind, "refused", issues=issues, amount_cents=amount_cents, legible=legible
+    )

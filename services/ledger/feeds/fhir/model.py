@@ -102,6 +102,9 @@ class VoidFact(Fact):
     kind: Literal["charge", "payment"]
 
 
+Facts = tuple[ChargeFact | PaymentFact | VoidFact, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of one resource: all of it is facts, or none of it is."""
@@ -110,13 +113,15 @@ class Outcome:
     path: str
     kind: str
     state: Literal["facts", "ignored", "refused"]
-    facts: tuple[ChargeFact | PaymentFact | VoidFact, ...] = ()
+    facts: Facts = ()
     reason: str = ""
     """Why it is ignored."""
     issues: tuple[Issue, ...] = ()
     """Of a refused resource at least one is an error; otherwise they are warnings."""
     amount_cents: int = 0
     """The money it states, as far as it can be read: of facts the sum of their amounts."""
+    legible: Facts = ()
+    """Of a refused resource, what could be made out: to be shown, not posted."""
     key: str = ""
     """What the document of this resource is called, posted or not, where that could be made out."""
     version: int = 0

@@ -82,7 +82,7 @@ def notice(item: Item, resource: PaymentNotice, found: list[Issue]) -> Built:
     patient = _payer_of(item, resource, found)
     names = _payment_names(resource.payment)
     key = values.key("PaymentNotice", names[0], path, found) if names else parties.name(item, resource, found).key
-    if amount is None or when is None or patient is None:
+    if amount is None or when is None:
         return Built((), amount or 0)
     fact = PaymentFact(
         key=key,

@@ -23,6 +23,7 @@ from services.ledger.feeds.hl7.model import Financial, Patient, Profile, Transac
 from shared.fields import IsoDate, Line, Method, ProcedureCode, ReasonCode
 from shared.money import NonNegativeCents, PositiveCents
 
+PAYMENTS: Final = ("PY", "CO")
 SOURCE: Final = "hl7:"
 """Before the sender in the source of documents: a sender's name cannot collide with the source of CloudEvents."""
 _GROUP, _CONTRACTUAL = "CO", "45"
@@ -137,7 +138,11 @@ def ask(financial: Financial, profile: Profile, place: Place) -> Iterator[Asked]
 
 
 def paid_cents(one: Transaction) -> int:
-    return (one.amount_cents or 0) if one.kind in ("PY", "CO") else 0
+    return (one.amount_cents or 0) if one.kind in PAYMENTS else 0
+
+
+def payment_type(kind: str) -> str:
+    return "copay" if kind == "CO" else "other"
 
 
 def _counted(one: Transaction) -> Asked:
@@ -153,7 +158,7 @@ def _ask(one: Transaction, financial: Financial, profile: Profile, place: Place)
         amount_cents = price * one.units
     if amount_cents is None:
         return replace(counted, refused="missing_amount")
-    if one.kind in ("PY", "CO"):
+    if one.kind in PAYMENTS:
         if amount_cents < 0:
             return replace(counted, refused="negative_payment")
         return replace(counted, act=_payment(one, financial, profile, place, amount_cents))
@@ -198,7 +203,7 @@ def _payment(one: Transaction, financial: Financial, profile: Profile, place: Pl
         check_number=one.payment_reference or None,
         batch_number=one.batch or None,
     )
-    words = read.model_dump(exclude={"patient"}) | {"payment_type": "copay" if one.kind == "CO" else "other"}
+    words = read.model_dump(exclude={"patient"}) | {"payment_type": payment_type(one.kind)}
     return _state(one, financial, profile, place, "payment", read.patient, words)
 
 

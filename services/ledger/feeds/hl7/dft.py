@@ -145,6 +145,7 @@ class _Reading:
             codes = grouped and group.diagnoses
             found.append(transactions.read(place, group.start, codes or diagnoses, tuple(own) if own else insurance))
         clinic = self._lookup(self.profile.clinic)
+        legible = tuple([one for one in found if one])
         return Financial(
             header=header,
             problems=tuple(self.problems),
@@ -154,7 +155,9 @@ class _Reading:
             visit=visit,
             clinic=clinic,
             insurance=insurance,
-            transactions=() if self.problems else tuple([one for one in found if one]),
+            transactions=() if self.problems else legible,
+            legible=legible if self.problems else (),
+            unread=transactions.unread,
         )
 
     def _patient(self) -> Patient:

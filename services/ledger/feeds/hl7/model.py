@@ -199,3 +199,7 @@ class Financial:
     clinic: str = ""
     insurance: tuple[Insurance, ...] = ()
     transactions: tuple[Transaction, ...] = ()
+    legible: tuple[Transaction, ...] = ()
+    """Of a message with problems, the transactions that could be read: to be shown, not posted."""
+    unread: int = 0
+    """How many others there are that are payments, or may be."""

@@ -52,6 +52,8 @@ class Transactions:
     """PV1-19 or PID-18: part of a line's key when it has no FT1-2."""
     problems: list[Problem]
     stated_cents: int = 0
+    unread: int = 0
+    """Those that could not be read, but for charges and what is done to them."""
     _seen: set[tuple[str, bool]] = field(default_factory=set)
 
     def read(
@@ -63,6 +65,7 @@ class Transactions:
         if kind not in _KINDS:
             detail = "The transaction type is neither in table 0017 nor agreed with this sender"
             self._problem("unknown_kind", place, 6, detail)
+            self.unread += 1
             return None
         faultless = len(self.problems)
         transaction_id = check_key(self.problems, text(2), "FT1", place, 2)
@@ -80,6 +83,7 @@ class Transactions:
         if amount is None and not void and len(self.problems) == faultless:
             self._priced(kind, place)
         if len(self.problems) > faultless or served is None:
+            self.unread += kind in ("PY", "CO")
             return None
         modifiers = all_coded(ft1, 26)
         key = self._key(transaction_id, text(4)[:8], code or procedure, "~".join(modifiers), text(1) or str(place))
