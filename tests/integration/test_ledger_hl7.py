@@ -166,6 +166,25 @@ async def test_a_line_sent_again_repeats_or_conflicts_unless_replacement_is_agre
     assert (await charges(company))["TX1"]["status"] == "void"
 
 
+async def test_equal_copays_of_one_message_are_two_and_are_posted_once(stack: LedgerStack) -> None:
+    """Nothing tells them apart but their order: of a sender who neither numbers nor names his transactions."""
+    company = await stack.company()
+    copay, other = ft1("CO", "", "25.00", "COPAY"), ft1("CO", "", "10.00", "COPAY")
+    content = message(copay, copay, other, control_id="MSG1")
+    answer = await send(company, content)
+    assert codes(answer.raw) == ["AA"]
+    assert await counts(company, answer) == (3, 3, 0, 0, 0)
+    payments = (await company.get("/v1/payments"))["items"]
+    assert sorted(one["amount_cents"] for one in payments) == [1_000, 2_500, 2_500]
+    assert await counts(company, await send(company, content)) == (3, 0, 3, 0, 0)
+    # The same said anew repeats them, one line of it the first.
+    again = message(copay, copay, other, control_id="MSG2", time="20260115113000")
+    assert await counts(company, await send(company, again)) == (3, 0, 3, 0, 0)
+    alone = message(copay, control_id="MSG3", time="20260115123000")
+    assert await counts(company, await send(company, alone)) == (1, 0, 1, 0, 0)
+    assert len((await company.get("/v1/payments"))["items"]) == 3
+
+
 async def test_a_senders_own_transaction_types_are_agreed_with_him(stack: LedgerStack) -> None:
     company = await stack.company()
     content = message(ft1("C", "TX1", "120.00"), ft1("P", "TX2", "20.00", code="CASH"), control_id="K1")

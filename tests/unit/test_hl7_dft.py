@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ledger.feeds.hl7.model import Financial, Header, Insurance, Patient, Profile, Transaction
-from tests.support.hl7_dft import MSH, ft1, only, problems, understood
+from tests.support.hl7_dft import MSH, PID, ft1, only, problems, understood
 
 
 def test_everything_a_message_says() -> None:
@@ -244,9 +244,23 @@ def test_keys_cannot_run_into_each_other_and_fit_an_index() -> None:
     assert long != only(ft1(f2="", f26="~".join(["59"] * 301))).key
 
 
-def test_the_same_line_twice_in_one_message_is_refused() -> None:
+def test_the_same_transaction_id_twice_in_one_message_is_refused() -> None:
     assert problems(ft1(), ft1(f1="2")) == [("duplicate_key", "FT1", 2, 2)]
-    assert problems(ft1(f2=""), ft1(f2="")) == [("duplicate_key", "FT1", 2, 2)]
+
+
+def test_equal_lines_of_one_message_without_transaction_id_are_told_apart_by_their_order() -> None:
+    financial = understood(*[ft1(f2="")] * 3, ft1(f2="", f10="-1"), ft1(f2="", f7="97140"))
+    keys = [one.key for one in financial.transactions]
+    first = "EMR|CLINIC|V7001|20260105|97110|GP|1"
+    assert keys == [first, f"{first}|2", f"{first}|3", first, "EMR|CLINIC|V7001|20260105|97140|GP|1"]
+    assert financial.transactions[3].void
+
+
+def test_a_line_of_no_visit_is_its_patients() -> None:
+    """Two patients who pay the same on one day are two, although nothing else tells their lines apart."""
+    pid = PID.replace("SSN9^^^USA^SS~", "").replace("|ACCT1", "")
+    one, other = (only(ft1(f2=""), pid=pid.replace("MRN1", mrn), pv1="") for mrn in ("MRN1", "MRN2"))
+    assert (one.key, other.key) == tuple(f"EMR|CLINIC|{mrn}|20260105|97110|GP|1" for mrn in ("MRN1", "MRN2"))
     assert len(understood(ft1(f2=""), ft1(f1="2", f2="")).transactions) == 2
     corrected = understood(ft1("CD"), ft1(f11="90.00"))  # a void and the charge anew
     assert [t.void for t in corrected.transactions] == [True, False]

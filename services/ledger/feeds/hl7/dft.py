@@ -138,7 +138,8 @@ class _Reading:
         diagnoses = [code for group in shared for code in group.diagnoses]
         insurance = tuple([one for group in shared for one in group.insurance])
         sender = header.sending_application, header.sending_facility
-        transactions = Transactions(self.profile, sender, visit or patient.visit_account, self.problems)
+        visited = visit or patient.visit_account or patient.account_number
+        transactions = Transactions(self.profile, sender, visited, self.problems)
         found = []
         for place, group in enumerate(groups[1:], 1):
             own = grouped and group.insurance

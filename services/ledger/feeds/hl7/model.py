@@ -151,8 +151,9 @@ class Transaction:
     transaction_id: str
     """FT1-2; empty from some senders."""
     key: str
-    """Names the line across messages of one sender: by FT1-2, else by visit, day, code, modifiers and FT1-1. A void by
-    FT1-2 has the key of the charge it takes back. At most 200 characters."""
+    """Names the line across messages of one sender: by FT1-2, else by visit, day, code, modifiers and FT1-1, and by the
+    order of those that are equal in all of it. A void by FT1-2 has the key of the charge it takes back. At most 200
+    characters."""
     batch: str
     kind: Kind
     void: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -49,12 +50,12 @@ class Transactions:
     profile: Profile
     sender: tuple[str, str]
     visit: str
-    """PV1-19 or PID-18: part of a line's key when it has no FT1-2."""
+    """PV1-19, PID-18, or the patient's account number: part of a line's key when it has no FT1-2."""
     problems: list[Problem]
     stated_cents: int = 0
     unread: int = 0
     """Those that could not be read, but for charges and what is done to them."""
-    _seen: set[tuple[str, bool]] = field(default_factory=set)
+    _seen: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def read(
         self, place: int, ft1: Segment, diagnoses: Sequence[str], insurance: tuple[Insurance, ...]
@@ -86,8 +87,8 @@ class Transactions:
             self.unread += kind in ("PY", "CO")
             return None
         modifiers = all_coded(ft1, 26)
-        key = self._key(transaction_id, text(4)[:8], code or procedure, "~".join(modifiers), text(1) or str(place))
-        self._once(key, void, place)
+        own = text(4)[:8], code or procedure, "~".join(modifiers), text(1) or str(place)
+        key = self._own_key(transaction_id, own, void, place)
         amount = self._signed(kind, void, amount, quantity)
         if kind in ("PY", "CO"):
             self.stated_cents += amount or 0
@@ -194,7 +195,12 @@ class Transactions:
         key = "|".join([part.replace("\\", "\\E\\").replace("|", "\\F\\") for part in parts])
         return key if len(key) <= MAX_KEY else f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
-    def _once(self, key: str, void: bool, place: int) -> None:
-        if (key, void) in self._seen:
+    def _own_key(self, transaction_id: str, own: tuple[str, ...], void: bool, place: int) -> str:
+        """The key of a line, where a transaction id comes once in a message. Without one, equal lines are as many as
+        there are: the second of them is the second whenever the message is sent."""
+        key = self._key(transaction_id, *own)
+        self._seen[key, void] += 1
+        occurrence = self._seen[key, void]
+        if occurrence > 1 and transaction_id:
             self._problem("duplicate_key", place, 2, "The message holds the same transaction twice")
-        self._seen.add((key, void))
+        return key if occurrence == 1 or transaction_id else self._key("", *own, str(occurrence))
