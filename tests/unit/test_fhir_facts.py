@@ -226,6 +226,46 @@ def test_notice_of_what_the_input_brings_anyway_is_no_second_receipt() -> None:
     assert payment(both, 1).amount_cents == 80_00
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"contained": [reconciliation(id="pr1")], "payment": {"reference": "#pr1"}},
+        {"payment": {"reference": "PaymentReconciliation/pr1"}},
+    ],
+)
+def test_a_notice_of_what_is_only_told_of_and_not_posted_is_posted_itself(beside: dict[str, Any]) -> None:
+    """What is contained is no resource of the input, and a draft is not yet anything: its money would be nowhere."""
+    value = bundle(notice(request={"reference": "Patient/p1"}, **beside), reconciliation(status="draft"), patient())
+    assert payment(value).amount_cents == 25_00
+
+
+def test_a_reconciliation_need_not_say_how_it_came_out() -> None:
+    """`outcome` is optional (R4): that nothing is said is no failure."""
+    assert payment(reconciliation(outcome=None)).amount_cents == 80_00
+    assert codes(reconciliation(outcome="queued")) == {"failed_outcome"}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [{"reference": "Group/7"}, {"reference": "urn:uuid:g"}, {"identifier": {"value": "7"}, "type": "Group"}],
+)
+def test_a_group_is_no_patient(subject: dict[str, Any]) -> None:
+    """Its number may be some patient's account number."""
+    group = {"resourceType": "Group", "id": "7", "type": "person", "actual": True}
+    value = bundle(charge_item(subject=subject), group)
+    value["entry"][1]["fullUrl"] = "urn:uuid:g"
+    assert codes(value) == {"missing_patient"}
+    other = charge_item(subject={"reference": "https://other.example/patient/7"})
+    assert charge(other).patient.account_number == "7"  # an address that is none of FHIR's says no type
+
+
+@pytest.mark.parametrize("quantity", [{"value": 45, "unit": "min"}, {"value": 45, "code": "min", "unit": "minutes"}])
+def test_minutes_are_no_units(quantity: dict[str, Any]) -> None:
+    """Billed is by units of 15 minutes or by occasion, which the code decides; 45 of them would be another service."""
+    assert codes(bundle(charge_item(quantity=quantity), patient())) == {"invalid_units"}
+    assert charge(bundle(charge_item(quantity={"value": 3, "unit": "units", "code": "1"}), patient())).units == 3
+
+
 def test_notice_and_reconciliation_in_two_deliveries_know_each_other() -> None:
     told, paid = payment(bundle(notice(), claim(), patient())), payment(reconciliation())
     told_of = notice(payment={"identifier": {"system": "urn:payer:eft", "value": "EFT-900"}})

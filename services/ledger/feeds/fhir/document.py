@@ -26,7 +26,7 @@ class Document:
         """Procedure codes of the sender's own that count beside CPT and HCPCS."""
         self._by_name: dict[str, Raw | None] = {}
         self._loaded: dict[tuple[int, type[BaseModel]], BaseModel | None] = {}
-        self._accompanying = {id(raw) for raw in accompanying}
+        self._speaking = {id(raw) for _, raw in entries} - {id(raw) for raw in accompanying}
         self._invoices = [entry for entry in entries if _is_billing(entry[1]) and self.speaks(entry[1])]
         for full_url, raw in entries:
             own = f"{raw.get('resourceType')}/{raw['id']}" if isinstance(raw.get("id"), str) else ""
@@ -34,8 +34,8 @@ class Document:
                 self._by_name[name] = None if name in self._by_name else raw
 
     def speaks(self, raw: Raw) -> bool:
-        """Whether a resource is posted itself, and not only here for others to refer to."""
-        return id(raw) not in self._accompanying
+        """Whether a resource is posted itself, and not only here, or in another, for others to refer to."""
+        return id(raw) in self._speaking
 
     def target(self, reference: Reference | None, raw: Raw, full_url: str = "") -> Raw | None:
         """What a reference inside `raw` points at, if that is in the input."""

@@ -17,7 +17,7 @@ from services.ledger.feeds.fhir import values
 from services.ledger.feeds.fhir.document import Raw, logical_id
 from services.ledger.feeds.fhir.issues import Issue
 from services.ledger.feeds.fhir.model import Party, Person
-from services.ledger.feeds.fhir.reader import Item, Resource
+from services.ledger.feeds.fhir.reader import OTHERS, Item, Resource
 
 _NOT_ACCOUNTS: Final = frozenset(("DL", "PPN", "SB", "SS", "TAX"))
 """Identifier types (HL7 table 0203) that a person has outside the clinic: never an account number."""
@@ -57,6 +57,10 @@ def person(
     """The patient of a reference inside `raw`, which is the item itself unless another resource led there."""
     source = item.raw if raw is None else raw
     target = item.document.target(reference, source, item.full_url)
+    if reference is not None and kind_of(reference, target) in OTHERS - {"Patient"}:
+        # The number of a group may be some patient's account number.
+        found.append(Issue("missing_patient", at))
+        return None
     patient = item.document.load(target, Patient)
     if patient is None:
         stated = reference.identifier.value if reference and reference.identifier else None
@@ -75,6 +79,15 @@ def person(
         last_name=values.text(human.family, at, found) if human else "",
         birth_date=values.day(patient.birthDate, at, [], required=False),
     )
+
+
+def kind_of(reference: Reference, target: Raw | None) -> str:
+    """What it points at: by the target where that is in the input, else by the type that it states or its address has;
+    empty where nothing says."""
+    if target is not None:
+        return str(target.get("resourceType"))
+    address = (reference.reference or "").partition("/_history/")[0]
+    return reference.type or address.rpartition("/")[0].rpartition("/")[2]
 
 
 def payer(item: Item, reference: Reference | None, at: str, found: list[Issue]) -> Party | None:

@@ -38,7 +38,7 @@ def reconciliation(item: Item, resource: PaymentReconciliation, found: list[Issu
     """The receipt, and what it is for. Details that do not add up to it are for a person, like an 835 that does not
     balance: there is no way to tell which of the amounts is right."""
     path = item.path
-    if resource.outcome not in ("complete", "partial"):
+    if resource.outcome not in (None, "complete", "partial"):
         found.append(Issue("failed_outcome", f"{path}.outcome"))
     name = parties.name(item, resource, found)
     amount = values.charge_cents(resource.paymentAmount, f"{path}.paymentAmount", found)
@@ -76,7 +76,9 @@ def notice(item: Item, resource: PaymentNotice, found: list[Issue]) -> Built:
     amount = values.charge_cents(resource.amount, f"{path}.amount", found)
     reported = item.document.target(resource.payment, item.raw, item.full_url)
     is_reconciliation = reported is not None and reported.get("resourceType") == "PaymentReconciliation"
-    if reported is not None and is_reconciliation and item.document.speaks(reported):
+    # Of a draft nothing is posted, so the notice speaks for itself.
+    stands = reported is not None and item.document.speaks(reported) and reported.get("status") != "draft"
+    if is_reconciliation and stands:
         return Built((), amount or 0, "reported_by_reconciliation")
     when = values.day(resource.paymentDate or resource.created, f"{path}.paymentDate", found)
     patient = _payer_of(item, resource, found)
@@ -161,13 +163,7 @@ def _payer_of(item: Item, resource: PaymentNotice, found: list[Issue]) -> Person
 
 
 def _is_patient(reference: Reference | None, target: Raw | None) -> bool:
-    """By what it points at where that is in the input, else by the type that it states or its address has."""
-    if target is not None:
-        return target.get("resourceType") == "Patient"
-    if reference is None:
-        return False
-    address = (reference.reference or "").partition("/_history/")[0]
-    return (reference.type or address.rpartition("/")[0].rpartition("/")[2]) == "Patient"
+    return reference is not None and parties.kind_of(reference, target) == "Patient"
 
 
 def _payment_names(reference: Reference) -> tuple[str, ...]:

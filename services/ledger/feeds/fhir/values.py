@@ -37,6 +37,7 @@ _MODIFIER: Final = re.compile(r"[A-Z0-9]{2}")
 _DIAGNOSIS: Final = re.compile(r"[A-Z][0-9][A-Z0-9](\.?[A-Z0-9]{1,4})?")
 _PROCEDURE_SYSTEMS: Final = ("ama-assn.org/go/cpt", "hcpcs", "2.16.840.1.113883.6.12", "2.16.840.1.113883.6.285")
 _OTHER_SYSTEMS: Final = ("snomed", "loinc", "cvx", "rxnorm", "/sid/", "ndc")
+_TIMES: Final = frozenset(("s", "min", "h", "d", "minute", "minutes", "hour", "hours"))
 _USES: Final = ("official", "usual", None, "secondary", "temp")
 """Best first. An identifier of use `old` identifies nothing any more."""
 
@@ -112,11 +113,12 @@ def text(value: str | None, at: str, found: list[Issue]) -> str:
 
 
 def units(quantity: Quantity | None, at: str, found: list[Issue]) -> int | None:
-    """Whole units; one when nothing is said."""
+    """Whole units; one when nothing is said. A time is none: how many units it is, the code decides."""
     if quantity is None or quantity.value is None:
         return 1
     value = quantity.value
-    if value.adjusted() < 3 and value == value.to_integral_value() and 1 <= value <= MAX_UNITS:
+    of_time = (quantity.code or quantity.unit or "").lower() in _TIMES
+    if not of_time and value.adjusted() < 3 and value == value.to_integral_value() and 1 <= value <= MAX_UNITS:
         return int(value)
     found.append(Issue("invalid_units", at))
     return None
