@@ -185,6 +185,16 @@ async def test_equal_copays_of_one_message_are_two_and_are_posted_once(stack: Le
     assert len((await company.get("/v1/payments"))["items"]) == 3
 
 
+async def test_line_breaks_inside_a_value_keep_no_payment_from_being_posted(stack: LedgerStack) -> None:
+    company = await stack.company()
+    payment = ft1("PY", "TX1", "25.00", "CHECK", f3="B\\.br\\7", f30="12\\X0D0A\\34")
+    content = message(payment, control_id="MSG1").replace(b"DOE^PAT", b"DOE\\.br\\JR^PAT")
+    assert await counts(company, await send(company, content)) == (1, 1, 0, 0, 0)
+    (found,) = (await company.get("/v1/payments"))["items"]
+    assert (found["check_number"], found["batch_number"]) == ("12 34", "B 7")
+    assert (await company.get(f"/v1/patients/{found['patient_id']}"))["last_name"] == "DOE JR"
+
+
 async def test_a_senders_own_transaction_types_are_agreed_with_him(stack: LedgerStack) -> None:
     company = await stack.company()
     content = message(ft1("C", "TX1", "120.00"), ft1("P", "TX2", "20.00", code="CASH"), control_id="K1")

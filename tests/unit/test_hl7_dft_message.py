@@ -14,9 +14,17 @@ from tests.support.hl7_dft import MSH, PID, ft1, problems, understood
 
 
 def test_account_and_clinic_are_where_the_profile_says() -> None:
-    assert understood(ft1(), pid=PID.replace("ACCT1", "")).patient.account_number == "SSN9"
+    # What a person is called outside the clinic is no account number as long as there is another.
+    assert understood(ft1(), pid=PID.replace("ACCT1", "")).patient.account_number == "MRN1"
+    other = PID.replace("ACCT1", "").replace("^MR|", "^PI|")
+    assert (understood(ft1(), pid=other).patient.account_number, understood(ft1(), pid=other).patient.mrn) == (
+        "MRN1",
+        "MRN1",
+    )
+    alone = PID.replace("ACCT1", "").replace("~MRN1^^^CLINIC^MR", "")
+    assert understood(ft1(), pid=alone).patient.account_number == "SSN9"
     moved = Profile(account=("PID-3.1",), clinic=("PV1-3.1", "MSH-4"))
-    assert understood(ft1(), profile=moved).patient.account_number == "SSN9"
+    assert understood(ft1(), profile=moved).patient.account_number == "MRN1"
     assert understood(ft1(), profile=moved).clinic == "PT"
     assert understood(ft1(), pv1="").clinic == "CLINIC"
     assert understood(ft1(f16="^^^NORTH"), profile=Profile(clinic=("FT1-16.4",))).clinic == "NORTH"
@@ -30,6 +38,13 @@ def test_a_message_is_about_one_patient_with_an_account() -> None:
     assert problems(PID, ft1()) == [("segment_sequence", "PID", 2, None)]
     assert problems(ft1(), pid="PID|1||||DOE^PAT") == [("missing_field", "PID", 1, 18)]
     assert problems(ft1(), pid=PID + "X" * 200) == [("too_long", "PID", 1, 18)]
+
+
+@pytest.mark.parametrize("segment", ["DSC|2|I", "ADD|60.00"])
+def test_a_fragment_of_a_message_is_refused(segment: str) -> None:
+    """Its last segment may go on in the next message (chapter 2.10.2): an amount may lack its last digits."""
+    assert problems(ft1(), segment) == [("segment_sequence", segment[:3], 1, None)]
+    assert understood(ft1(), "DSC").problems == ()
 
 
 def test_versions_follow_the_clock_of_the_sender_to_the_microsecond() -> None:

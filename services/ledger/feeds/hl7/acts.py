@@ -35,6 +35,7 @@ _METHODS: Final = (
     ("check", re.compile(r"CHE?CK|CHK|CHEQUE|\bCK")),
     ("eft", re.compile(r"EFT|ACH\b|WIRE")),
 )
+_CONTROLS = re.compile(r"[\x00-\x1f]+")
 _TIME = re.compile(r"(\d{8})(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,9}))?([+-]\d{4})?", re.ASCII)
 
 
@@ -200,8 +201,8 @@ def _payment(one: Transaction, financial: Financial, profile: Profile, place: Pl
         amount_cents=amount_cents,
         method=_method(one, profile),
         deposit_date=one.service_date,
-        check_number=one.payment_reference or None,
-        batch_number=one.batch or None,
+        check_number=_line(one.payment_reference),
+        batch_number=_line(one.batch),
     )
     words = read.model_dump(exclude={"patient"}) | {"payment_type": payment_type(one.kind)}
     return _state(one, financial, profile, place, "payment", read.patient, words)
@@ -261,10 +262,15 @@ def _adjustment(one: Transaction, financial: Financial, place: Place, amount_cen
 def _person(patient: Patient) -> _Person:
     return _Person(
         account_number=patient.account_number,
-        first_name=patient.given_name or None,
-        last_name=patient.family_name or None,
+        first_name=_line(patient.given_name),
+        last_name=_line(patient.family_name),
         date_of_birth=patient.birth_date,
     )
+
+
+def _line(text: str) -> str | None:
+    """The text on one line: escapes may bring line breaks into any value (chapter 2.7)."""
+    return _CONTROLS.sub(" ", text).strip() or None
 
 
 def _method(one: Transaction, profile: Profile) -> Any:

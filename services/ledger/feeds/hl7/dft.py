@@ -15,6 +15,10 @@ from services.ledger.feeds.hl7.transaction import Transactions, check_key, coded
 from services.ledger.feeds.hl7.values import day
 
 _EVENTS = frozenset(("P03", "P11"))
+_FRAGMENTS = ("DSC", "ADD")
+"""Segments that say that a message goes on in the next one, or came in another (chapter 2.10.2)."""
+_NOT_GIVEN = frozenset(("DL", "PPN", "SB", "SS", "TAX"))
+"""Identifier types (table 0203) that a person has outside the clinic."""
 _DEFAULT = Profile()
 
 
@@ -125,6 +129,9 @@ class _Reading:
             self._problem("unsupported_event", "MSH", 9, "Of DFT, only the events P03 and P11 are taken here")
         elif header.message_type == "DFT" and not self.parts.lines:
             self._problem("segment_sequence", "FT1", None, "There is no financial transaction in the message")
+        for name in _FRAGMENTS:
+            if (segment := self.parts.first.get(name)) and segment.text(1):
+                self._problem("segment_sequence", name, None, "Messages are taken whole, not in fragments")
         for position, value in enumerate((header.sending_application, header.sending_facility), 3):
             check_key(self.problems, value, "MSH", 1, position)
         check_key(self.problems, header.control_id, "MSH", 1, 10)
@@ -192,7 +199,11 @@ class _Reading:
 
     def _key(self, name: str, position: int, component: int = 1) -> str:
         segment = self.parts.first.get(name)
-        return check_key(self.problems, segment.text(position, component), name, 1, position) if segment else ""
+        if segment is None:
+            return ""
+        in_list = (name, position, component) == ("PID", 3, 1)
+        value = _identifier(segment) if in_list else segment.text(position, component)
+        return check_key(self.problems, value, name, 1, position)
 
     def _lookup(self, places: Iterable[str]) -> str:
         """The first of the profile's places that is valued."""
@@ -200,10 +211,16 @@ class _Reading:
 
 
 def _mrn(pid: Segment) -> str:
-    """PID-3 is a list of identifiers: the one of type MR (CX.5, table 0203), else the first."""
+    """PID-3 is a list of identifiers: the one of type MR (CX.5, table 0203), else the first that the clinic gave."""
+    part = pid.syntax.part
+    return next((part(raw) for raw in pid.repetitions(3) if part(raw, 5) == "MR"), "") or _identifier(pid)
+
+
+def _identifier(pid: Segment) -> str:
+    """The first identifier of PID-3; one that a person has outside the clinic only where there is no other."""
     identifiers, part = pid.repetitions(3), pid.syntax.part
-    numbers = [raw for raw in identifiers if part(raw, 5) == "MR"] or identifiers[:1]
-    return part(numbers[0]) if numbers else ""
+    given = [raw for raw in identifiers if part(raw, 5) not in _NOT_GIVEN and part(raw)]
+    return part((given or identifiers or [""])[0])
 
 
 def _insurance(in1: Segment) -> Insurance:
