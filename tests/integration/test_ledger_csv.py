@@ -233,6 +233,17 @@ async def test_a_total_that_agrees(company: Company) -> None:
     assert counts(feed) == (2, 1, 0, 1, 0)
 
 
+async def test_a_refund_in_a_file_waits_alone(company: Company) -> None:
+    """It cannot be posted, but the total that the file states counts it: the other rows are as they should be."""
+    await agree(company, TOTALLED)
+    here = company.locations[0]
+    content = table(row(here, 1), row(here, 2, Amount="-5.00"), total_row("20.00", 2))
+    feed = await sent(company, content)
+    assert counts(feed) == (2, 1, 0, 0, 1)
+    assert (feed["control_total_cents"], feed["posted_total_cents"]) == (2_000, 2_500)
+    assert await company.reasons() == {"invalid": 1}
+
+
 @pytest.mark.parametrize(
     ("last", "stated"),
     [

@@ -313,6 +313,7 @@ def test_total_row() -> None:
     assert total({"Id": "Total", "Amount": "35.01", "Ver": "3"}).agrees
     assert not total({"Id": "Total", "Amount": "35.00", "Ver": "3"}).agrees
     assert not total({"Id": "Total", "Amount": "35.01", "Ver": "4"}).agrees
+    assert total({"Amount": "-5.00"}, {"Id": "Total", "Amount": "30.01", "Ver": "4"}).agrees
     assert [p.code for p in total({"Id": "Total", "Amount": "?"}).problems] == ["invalid_amount"]
     assert [p.code for p in total().problems] == ["missing_total"]
     after = told(table({"Id": "Total", "Amount": "0", "Ver": "0"}, {}), wanted)

@@ -218,6 +218,8 @@ class _Layout:
                     values[name] = parsed if name in LISTS else parsed[0]
             except Bad as bad:
                 found.append(Problem(line, str(columns[0]) or name, bad.code))
+                if bad.value is not None:
+                    values[name] = bad.value
         return values
 
     def _said(self, key: str, version: int, values: dict[str, Any], deleted: bool) -> dict[str, Any]:

@@ -54,9 +54,11 @@ Parser = Callable[[str], object]
 class Bad(Exception):
     """A cell that cannot be taken; the message is one of MESSAGES."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, value: object = None) -> None:
         super().__init__(code)
         self.code = code
+        self.value = value
+        """What it says, where that much is sure."""
 
 
 def amount(text: str, profile: Profile) -> int:
@@ -128,7 +130,7 @@ def parsers(profile: Profile) -> dict[str, Parser]:
     def cents(text: str) -> int:
         found = amount(text, profile)
         if found < 0:
-            raise Bad("negative_amount")
+            raise Bad("negative_amount", found)  # What its file states as its total counts it.
         return found
 
     def dated(text: str) -> str:
