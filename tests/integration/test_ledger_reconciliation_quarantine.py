@@ -16,7 +16,7 @@ import pytest
 
 from shared.access.policy import EMR_CLIENT
 from tests.support.csv_files import TOTALLED, agree, row, sent, table, total_row
-from tests.support.emr import Emr
+from tests.support.emr import BATCH, Emr
 from tests.support.feed_work import register_clinic, true
 from tests.support.fhir_builder import body, bundle, notice, patient
 from tests.support.hl7_messages import codes, ft1, message
@@ -140,6 +140,26 @@ async def test_a_clinic_that_nobody_knows(company: Company) -> None:
     found = await the_row(company)
     assert (found["status"], explained(found)) == ("explained", {"quarantined": (1, 2_500)})
     assert await unplaced(company) == []
+
+
+async def test_the_time_of_a_message_explains_no_amount(company: Company) -> None:
+    """Its payments bear it as their version, which is later than any number in a list and says nothing about it."""
+    emr = await emr_named(company, HL7)
+    await register_clinic(company, "CLINIC")
+    assert await hl7(emr, copay("TX1"), control_id="1") == "AA"
+    await emr.send(of_list(emr, listed("EMR|CLINIC|TX1", 9_900), emr_clinic_id="CLINIC"))
+    found = await the_row(company)
+    assert told(found) == [("amount_differs", "EMR|CLINIC|TX1", "listed_differently")]
+    assert (found["status"], found["explained"]) == ("broken", [])
+
+
+async def test_a_later_state_that_stands_elsewhere_outweighs_what_waits(emr: Emr) -> None:
+    """The first one waits for this day; the second was taken, for another."""
+    await emr.send(emr.payment("p-1", method="shells"), **{"Content-Type": BATCH})
+    await emr.send(emr.payment("p-1", 2, transaction_date="2026-01-20"))
+    await emr.send(report(emr, total("copay", 1, 2_500)))
+    found = await the_row(emr.company)
+    assert (found["status"], found["explained"]) == ("broken", [])
 
 
 async def test_one_payment_in_two_formats_is_not_lost_from_sight(company: Company) -> None:
