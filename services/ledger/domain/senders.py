@@ -25,12 +25,18 @@ class Senders:
 
     clients: Mapping[str, Sequence[str]]
     """The sources of each client."""
+    _reporters: dict[str, str] = field(default_factory=dict)
     _names: dict[Name, Name] = field(default_factory=dict)
     _taken: set[Name] = field(default_factory=set)
 
     def reported_as(self, source: str) -> str:
         """Under which source the sender of a document reports: the first of its names that is registered, else the
         only one that is. A sender that nobody registered stands for himself."""
+        if source not in self._reporters:
+            self._reporters[source] = self._reported_as(source)
+        return self._reporters[source]
+
+    def _reported_as(self, source: str) -> str:
         registered = {one for sources in self.clients.values() for one in sources}
         format, _, rest = source.partition(":")
         if source in registered or format not in (_HL7, _FHIR, _CSV):

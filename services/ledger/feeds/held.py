@@ -17,6 +17,7 @@ from services.ledger.domain.emr_facts import Waits
 from services.ledger.feeds.cloudevents import PaymentType
 from services.ledger.feeds.csv_posting import CsvFile, line_of
 from services.ledger.feeds.csvfile.profile import Profile as CsvProfile
+from services.ledger.feeds.csvfile.reader import Row, read
 from services.ledger.feeds.csvfile.records import CsvUnreadable
 from services.ledger.feeds.fhir.facts import outcomes
 from services.ledger.feeds.fhir.model import Outcome, PaymentFact, VoidFact
@@ -25,7 +26,7 @@ from services.ledger.feeds.fhir_acts import index_of
 from services.ledger.feeds.hl7.acts import PAYMENTS, SOURCE, payment_type, version_of
 from services.ledger.feeds.hl7.model import Profile, Transaction
 from services.ledger.feeds.hl7.profiles import ProfileIn
-from services.ledger.feeds.hl7_intake import Examined, examine, text_of
+from services.ledger.feeds.hl7_intake import Examined, examined_now, text_of
 from services.ledger.feeds.hl7_store import message_and_line
 from shared.db import Connection, Record
 from shared.money import MAX_CENTS
@@ -135,9 +136,9 @@ def _lines(rows: Sequence[Record], file: CsvFile, body: bytes) -> Iterator[Waits
         return
     wanted = {line_of(row["item_key"]): row for row in rows}
     try:
-        for entry in file.entries(lambda: [body]):
-            if row := wanted.pop(entry.row.line, None):
-                yield _said(row["exception_id"], file.source, entry.row.said, deleted=entry.row.change == "deleted")
+        for one in read([body], file.profile):
+            if isinstance(one, Row) and (row := wanted.pop(one.line, None)):
+                yield _said(row["exception_id"], file.source, one.said, deleted=one.change == "deleted")
     except CsvUnreadable:
         pass  # By the profile of now it is another file.
     yield from (_counted(row, file.source) for row in wanted.values())
@@ -149,19 +150,21 @@ def _lines(rows: Sequence[Record], file: CsvFile, body: bytes) -> Iterator[Waits
 async def _messages(connection: Connection, company_id: UUID, rows: Sequence[Record]) -> list[Waits]:
     """Lines of messages that were accepted, and all payments of those that were refused."""
     keys = {message_and_line(row["item_key"])[0] for row in rows}
-    kept: dict[str, list[tuple[Record, Examined]]] = defaultdict(list)
     stored = await connection.fetch(_MESSAGES, company_id, list(keys)) if keys else []
     agreed = await connection.fetch(_AGREED, company_id, list({one["source"] for one in stored})) if stored else []
     profiles = {one["source"]: ProfileIn.model_validate_json(one["profile"]).profile() for one in agreed}
+    return await asyncio.to_thread(lambda: list(_of_messages(rows, stored, profiles)))
+
+
+def _of_messages(rows: Sequence[Record], stored: Sequence[Record], profiles: Mapping[str, Profile]) -> Iterator[Waits]:
+    kept: dict[str, list[tuple[Record, Examined]]] = defaultdict(list)
     for one in stored:
-        examined = await examine(one["raw"], profiles.get(one["source"], Profile()))
+        examined = examined_now(one["raw"], profiles.get(one["source"], Profile()))
         kept[one["message_key"]].append((one, examined))
-    found: list[Waits] = []
     for row in rows:
         key, number = message_and_line(row["item_key"])
         message = _meant(row, number, kept[key])
-        found += _payments(row, number, *message) if message else [_counted(row)]
-    return found
+        yield from _payments(row, number, *message) if message else [_counted(row)]
 
 
 def _meant(row: Record, number: int, kept: Iterable[tuple[Record, Examined]]) -> tuple[Record, Examined] | None:

@@ -64,12 +64,13 @@ class Examined:
 
 async def examine(raw: bytes, profile: Profile, faults: Sequence[Problem] = ()) -> Examined:
     """Read and check by what is agreed; raises nothing."""
-    return (
-        await asyncio.to_thread(_examine, raw, profile, faults) if len(raw) > _LONG else _examine(raw, profile, faults)
-    )
+    if len(raw) > _LONG:
+        return await asyncio.to_thread(examined_now, raw, profile, faults)
+    return examined_now(raw, profile, faults)
 
 
-def _examine(raw: bytes, profile: Profile, faults: Sequence[Problem]) -> Examined:
+def examined_now(raw: bytes, profile: Profile, faults: Sequence[Problem] = ()) -> Examined:
+    """The same, at once."""
     try:
         message = read(raw)
     except Unreadable as error:
