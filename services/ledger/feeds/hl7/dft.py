@@ -201,7 +201,7 @@ class _Reading:
         segment = self.parts.first.get(name)
         if segment is None:
             return ""
-        in_list = (name, position, component) == ("PID", 3, 1)
+        in_list = name == "PID" and position == 3 and component == 1
         value = _identifier(segment) if in_list else segment.text(position, component)
         return check_key(self.problems, value, name, 1, position)
 
@@ -219,8 +219,9 @@ def _mrn(pid: Segment) -> str:
 def _identifier(pid: Segment) -> str:
     """The first identifier of PID-3; one that a person has outside the clinic only where there is no other."""
     identifiers, part = pid.repetitions(3), pid.syntax.part
-    given = [raw for raw in identifiers if part(raw, 5) not in _NOT_GIVEN and part(raw)]
-    return part((given or identifiers or [""])[0])
+    if len(identifiers) > 1:
+        identifiers = [raw for raw in identifiers if part(raw, 5) not in _NOT_GIVEN and part(raw)] or identifiers
+    return part(identifiers[0]) if identifiers else ""
 
 
 def _insurance(in1: Segment) -> Insurance:
