@@ -8,7 +8,7 @@ import io
 import random
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -18,9 +18,10 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from services.reporting import formats
 from services.reporting.api import EXPORTERS, EXPORTS, MOST_EXPORTS
+from shared.bus import Outcome
 from shared.contracts.identity_events import USER_CHANGED, UserState
 from tests.support.databases import Databases
-from tests.support.ledger_events import Books
+from tests.support.ledger_events import Books, message_of
 from tests.support.reporting import ALL, REPORTS, ReportingStack
 
 PATH = f"{REPORTS}payment-balancing"
@@ -133,6 +134,27 @@ async def test_as_of_a_version_or_a_moment(stack: ReportingStack, made: Books) -
     assert (before["as_of_version"], before["items"], before["as_of_time"]) == (0, [], None)
     current = (await stack.get(PATH, token, ALL)).body
     assert (current["as_of_version"], current["verified_through"]) == (made.version, None)
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+async def test_a_moment_that_has_not_been_is_refused(stack: ReportingStack, made: Books, form: str) -> None:
+    """Two calls about it, before and after the next posting, would not agree; two about a version do."""
+    token, soon = stack.admin(made), datetime.now(UTC) + timedelta(minutes=1)
+    refused = await stack.get(PATH, token, {**ALL, "as_of": soon.isoformat(), "format": form})
+    assert (refused.status, refused.body["code"], refused.fields) == (422, "in_future", {"as_of"})
+    just_now = await stack.get(PATH, token, {**ALL, "as_of": datetime.now(UTC).isoformat(), "format": form})
+    assert just_now.status == 200
+
+
+async def test_the_last_posting_is_past_whatever_our_clock_says(stack: ReportingStack) -> None:
+    """Its moment is the ledger's: a clock that is late here refuses none that a report has shown."""
+    books = Books(random.Random(13)).act(3)
+    (*_, last) = books.events()
+    ahead = last.model_copy(update={"time": datetime.now(UTC) + timedelta(minutes=1)})
+    for event in (*books.events()[:-1], ahead):
+        assert await stack.inbox.handle([message_of(event)]) == [Outcome.DONE]
+    answer = await stack.get(PATH, stack.admin(books), {**ALL, "as_of": ahead.time.isoformat()})
+    assert (answer.status, answer.body["as_of_version"]) == (200, books.version)
 
 
 async def test_a_name_that_is_missing_is_asked_for(stack: ReportingStack) -> None:

@@ -81,7 +81,8 @@ class Snapshot:
 
 @asynccontextmanager
 async def snapshot(pool: asyncpg.Pool, reach: Reach, asked: ReportQuery, pinned: int | None) -> AsyncIterator[Snapshot]:
-    """The version asked for. Raises Conflict `version_not_reached` for one that is not folded yet."""
+    """The version asked for. Raises Conflict `version_not_reached` for one that is not folded yet, and Invalid
+    `in_future` for a moment of which nobody knows yet what the books will say."""
     company_id = reach.company_id
     async with reading(pool, *reach) as connection:
         row = await connection.fetchrow(
@@ -91,6 +92,8 @@ async def snapshot(pool: asyncpg.Pool, reach: Reach, asked: ReportQuery, pinned:
         newest_time = row["event_time"] if row else None
         version = asked.as_of_version if pinned is None else pinned
         if version is None and asked.as_of is not None:
+            if (newest_time is None or asked.as_of > newest_time) and asked.as_of > await _now(connection):
+                raise Invalid.field("as_of", "in_future", "What will be known then may still change")
             version = await _version_at(connection, company_id, asked.as_of, newest)
         if version is None or version == newest:
             yield Snapshot(connection, newest, newest_time, current=True)
@@ -182,6 +185,11 @@ async def _facet_names(
         names[word] = {row["id"]: row["name"] for row in rows}
     names["poster_id"][INTEGRATION_POSTER_ID] = INTEGRATION_POSTER_NAME
     return names
+
+
+async def _now(connection: Connection) -> datetime:
+    moment: datetime = await connection.fetchval("select clock_timestamp()")
+    return moment
 
 
 async def _version_at(connection: Connection, company_id: UUID, instant: datetime, newest: int) -> int:
