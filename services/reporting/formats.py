@@ -14,7 +14,7 @@ from aiohttp import web
 from shared.db import Record
 from shared.errors import NotAcceptable
 from shared.recorder import ROWS
-from shared.web import Call
+from shared.web import Call, Streamed
 
 _MEDIA_TYPES: Final = {"application/json": "json", "text/csv": "csv"}
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -63,7 +63,7 @@ async def stream_csv(
     """All rows as they come, one line each under a header of the columns' names. Amounts stay integer cents.
 
     A failure on the way cuts the connection, so that half a file is never taken for a whole one."""
-    response = web.StreamResponse(
+    response = Streamed(
         headers={
             **headers,
             "Content-Type": "text/csv; charset=utf-8",

@@ -82,7 +82,10 @@ def create_app(parts: AppParts) -> web.Application:
     app.on_response_prepare.append(add_headers)
     doorkeeper = Doorkeeper(parts.verifier, parts.audit, parts.config)
     for endpoint in parts.endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, doorkeeper.runner(endpoint))
+        run = doorkeeper.runner(endpoint)
+        app.router.add_route(endpoint.method, endpoint.path, run)
+        if endpoint.method == "GET":  # Its head is the same answer, of which aiohttp sends no body.
+            app.router.add_route("HEAD", endpoint.path, run)
     document = openapi_document(parts.name, parts.title, parts.endpoints)
 
     async def livez(_: web.Request) -> web.Response:

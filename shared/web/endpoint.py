@@ -10,6 +10,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared.access.principal import INTERNAL_ONLY, Guard, Principal
@@ -114,6 +115,20 @@ class Call:
                 "Idempotency-Key", "idempotency_key", "One header of 1 to 200 visible ASCII characters is required"
             )
         return keys[0]
+
+
+class Streamed(web.StreamResponse):
+    """An answer in pieces. A HEAD is answered by the same work, and none of them is sent."""
+
+    _head = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._head = request.method == "HEAD"
+        return await super().prepare(request)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._head:
+            await super().write(data)
 
 
 def refused_by(response: web.StreamResponse, code: str, rules: Iterable[str] = ()) -> None:

@@ -34,6 +34,7 @@ _PROBLEM = {
     },
 }
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_DESCRIPTION = "Every GET answers HEAD, too: the same status and headers, without the body."
 _FORM, _FHIR = "application/x-www-form-urlencoded", "application/fhir+json"
 
 
@@ -47,7 +48,7 @@ def openapi_document(name: str, title: str, endpoints: Sequence[Endpoint]) -> di
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, by_model)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "1"},
+        "info": {"title": title, "version": "1", "description": _DESCRIPTION},
         "servers": [{"url": f"/{name}"}, {"url": "/"}],
         "paths": paths,
         "components": {

@@ -7,7 +7,7 @@ check taken away, the list must not be empty.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 from uuid import uuid4
@@ -103,15 +103,35 @@ def _leaked(row: Row, reply: Reply, stranger: World) -> bytes | None:
     return next((secret for secret in shown if not any(secret in own for own in named)), None)
 
 
+async def heads(served: Served, caller: str, rows: Iterable[Row]) -> list[str]:
+    """Every GET asked as HEAD: the status and the headers are the same, and no body comes."""
+    mine, found = await served.world(caller), []
+    for row in rows:
+        if row.method != "GET":
+            continue
+        whole = await ask(served, row, mine.token, mine.ids)
+        head = await ask(served, replace(row, call=f"HEAD{row.call.removeprefix('GET')}"), mine.token, mine.ids)
+        if head.raw or head.status != whole.status or _lasting(head, row) != _lasting(whole, row):
+            found.append(f"{caller}: HEAD of {row.call}: {head}, {_lasting(head, row)}, not {_lasting(whole, row)}")
+    return found
+
+
+def _lasting(reply: Reply, row: Row) -> dict[str, str]:
+    """Its headers, but what only a body has, and the size of the audit, which grows by being read."""
+    passing = {"date", "x-request-id", "transfer-encoding", *(["content-length"] if "/audit" in row.path else [])}
+    return {n.lower(): value for n, value in reply.headers.items() if n.lower() not in passing}
+
+
 def unserved(app: web.Application, endpoints: Iterable[Endpoint], rows: Iterable[Row]) -> list[str]:
     """What is served without being declared, or declared without being served, or not in order (`undeclared`)."""
     endpoints = tuple(endpoints)
     served = {
         template(route.method, route.resource.canonical)
         for route in app.router.routes()
-        if route.resource and route.method != "HEAD" and route.resource.canonical not in _TECHNICAL
+        if route.resource and route.resource.canonical not in _TECHNICAL
     }
     declared = {template(one.method, one.path) for one in endpoints}
+    declared |= {template("HEAD", one.path) for one in endpoints if one.method == "GET"}
     found = [f"{route} is served and not declared" for route in served - declared]
     found += [f"{route} is declared and not served" for route in declared - served]
     return [*found, *undeclared(endpoints, rows)]

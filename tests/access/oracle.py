@@ -24,6 +24,8 @@ UNKNOWN: Final = "janitor"
 BREAK_GLASS: Final = "break_glass"
 """The operator in an emergency: sees in one company what some role sees, and changes nothing (record 15)."""
 CALLERS: Final = (*ROLES, *MACHINES, ENROLLING, CHANGING, UNKNOWN, BREAK_GLASS)
+HEADS: Final = ("self_service_admin", "front_office_emr_restricted", "operator", UNKNOWN)
+"""Callers of different reach, between whom every route is allowed and refused."""
 _NO_EMERGENCY: Final = ("users", "company_constants", "my_payment_activity")
 
 # D9: `partial` is view, and the few actions that ask for `partial`; it is no `add`.

@@ -9,9 +9,9 @@ import pytest
 
 from shared.access.principal import ANYONE_SIGNED_IN, PUBLIC
 from shared.web import Endpoint
-from tests.access.matrix import failures, misguarded, outdated, undeclared, unlocked
+from tests.access.matrix import failures, heads, misguarded, outdated, undeclared, unlocked
 from tests.access.mutants import break_glass_may_write, guarded_by, newly_open, stale_versions_pass
-from tests.access.oracle import BREAK_GLASS, CALLERS, UNKNOWN
+from tests.access.oracle import BREAK_GLASS, CALLERS, HEADS, UNKNOWN
 from tests.support.access import World, template
 from tests.support.access_identity import ServedIdentity
 from tests.support.bad_tokens import bad_tokens, claims_of, signed_again
@@ -52,6 +52,12 @@ def test_every_guard_asks_for_what_the_table_says(served: ServedIdentity) -> Non
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_every_route(served: ServedIdentity, stranger: World, caller: str) -> None:
     found = await failures(served, caller, served.rows, stranger)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("caller", HEADS)
+async def test_a_head_is_a_get_without_its_body(served: ServedIdentity, caller: str) -> None:
+    found = await heads(served, caller, served.rows)
     assert not found, "\n".join(found)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.access.matrix import failures, misguarded, outdated, unlocked, unserved
-from tests.access.oracle import BREAK_GLASS, CALLERS, UNKNOWN
+from tests.access.matrix import failures, heads, misguarded, outdated, unlocked, unserved
+from tests.access.oracle import BREAK_GLASS, CALLERS, HEADS, UNKNOWN
 from tests.support.access import World
 from tests.support.access_ledger import ServedLedger
 from tests.support.bad_tokens import bad_tokens, claims_of, signed_again
@@ -39,6 +39,12 @@ async def test_every_route(served: ServedLedger, stranger: World, caller: str) -
 
 def test_every_route_is_in_the_table(served: ServedLedger) -> None:
     assert not unserved(served.app, served.endpoints, served.rows)
+
+
+@pytest.mark.parametrize("caller", HEADS)
+async def test_a_head_is_a_get_without_its_body(served: ServedLedger, caller: str) -> None:
+    found = await heads(served, caller, served.rows)
+    assert not found, "\n".join(found)
 
 
 async def test_without_a_valid_token(served: ServedLedger, stranger: World) -> None:

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.access.matrix import failures, misguarded, outdated, unlocked, unserved
-from tests.access.oracle import BREAK_GLASS, CALLERS, ROLES, admits, grant
+from tests.access.matrix import failures, heads, misguarded, outdated, unlocked, unserved
+from tests.access.oracle import BREAK_GLASS, CALLERS, HEADS, ROLES, admits, grant
 from tests.support.access import World
 from tests.support.access_reporting import ServedReporting
 from tests.support.bad_tokens import bad_tokens, claims_of, signed_again
@@ -48,6 +48,12 @@ def test_every_guard_asks_for_what_the_table_says(served: ServedReporting) -> No
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_every_route(served: ServedReporting, stranger: World, caller: str) -> None:
     found = await failures(served, caller, served.rows, stranger)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("caller", HEADS)
+async def test_a_head_is_a_get_without_its_body(served: ServedReporting, caller: str) -> None:
+    found = await heads(served, caller, served.rows)
     assert not found, "\n".join(found)
 
 

@@ -18,7 +18,7 @@ from services.ledger.feeds.quarantine import Waiting
 from services.ledger.feeds.retry import Asker, retry
 from shared.access.principal import Guard
 from shared.errors import FieldError, Invalid, NotFound
-from shared.web import Call, Endpoint, json_response
+from shared.web import Call, Endpoint, Streamed, json_response
 
 _WORK = Guard(any_of=(("payment_posting", "edit"),))
 _AT_ONCE = 200
@@ -53,7 +53,7 @@ async def raw(call: Call) -> web.StreamResponse:
     }
     async with aclosing(items.raw(pool, company, found)) as blocks:
         block = await anext(blocks, b"")  # What is not kept is 404, before anything was answered.
-        response = web.StreamResponse(headers=headers)
+        response = Streamed(headers=headers)
         await response.prepare(call.request)
         while block:
             await call.still_allowed()

@@ -21,7 +21,7 @@ from services.ledger.feeds.stored import PIECE, pieces
 from shared.access.principal import Guard
 from shared.errors import Invalid, PayloadTooLarge, TooManyRequests
 from shared.ids import uuid7
-from shared.web import Call, Endpoint, json_response
+from shared.web import Call, Endpoint, Streamed, json_response
 from shared.web.bodies import load_json
 
 _MAX_EVENTS = 10_000
@@ -166,7 +166,7 @@ async def read(call: Call) -> web.Response:
 async def raw(call: Call) -> web.StreamResponse:
     company, feed_id = call.principal.company, call.path_id()
     await intake.read_feed(readers(call), company, feed_id, sender_of(call))
-    response = web.StreamResponse(
+    response = Streamed(
         headers={"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{feed_id}"'}
     )
     await response.prepare(call.request)
