@@ -16,7 +16,7 @@ from shared.config import Config
 from shared.errors import Forbidden, Unauthenticated, Unavailable, UnsupportedMediaType
 from shared.recorder import BODY, QUERY, Recorder
 from shared.web.bodies import parse_body, parse_query
-from shared.web.endpoint import REQUEST_ID, Call, Endpoint
+from shared.web.endpoint import REQUEST_ID, Call, Endpoint, NoBody
 from shared.web.limits import UNSAID_BYTES, AtOnce, CallLimit
 
 
@@ -50,6 +50,8 @@ class Doorkeeper:
                 request[BODY] = body
             elif endpoint.raw_types:
                 _require_type(request, endpoint.raw_types)
+            elif endpoint.method != "GET":  # What a GET carries means nothing (RFC 9110 9.3.1).
+                parse_body(NoBody, await _json_body(request, NoBody))
             call = Call(request, endpoint, principal, body, digest, query)
             if principal is None or not endpoint.raw_types:
                 return await endpoint.handler(call)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from shared.access.principal import INTERNAL_ONLY, Guard, Principal
 from shared.access.tokens import TokenVerifier
 from shared.errors import Invalid, NotFound
-from shared.fields import Id, Query
+from shared.fields import Body, Id, Query
 from shared.recorder import tell_rows
 
 Handler = Callable[["Call"], Awaitable[web.StreamResponse]]
@@ -31,6 +31,10 @@ _ID: TypeAdapter[Any] = TypeAdapter(Id)
 
 class NoQuery(Query):
     """The query of an endpoint that takes none: any parameter is refused."""
+
+
+class NoBody(Body):
+    """The body of a request that takes none: an empty object says the same, any field is refused."""
 
 
 @dataclass(frozen=True, slots=True)

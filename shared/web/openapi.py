@@ -115,10 +115,8 @@ def _problems(endpoint: Endpoint) -> list[str]:
         found |= {"401", "403"}
     if "{" in endpoint.path:
         found.add("404")
-    if endpoint.body is not None or endpoint.raw_types:
-        found |= {"400", "408", "413", "415"}
     if endpoint.method != "GET":
-        found.add("409")
+        found |= {"400", "408", "409", "413", "415"}
     parameters = endpoint.query.model_fields.keys()
     if "min_version" in parameters:  # A report: of a version not reached, in a format not given, of no such location.
         found |= {"406", "409", "404"} if "location_id" in parameters else {"406", "409"}

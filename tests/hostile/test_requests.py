@@ -21,6 +21,11 @@ from tests.support.tokens import TokenMaker
 
 Services = dict[str, Served]
 WITH_BODY = [(name, endpoint) for name, endpoint in ALL if endpoint.body is not None]
+WITHOUT_BODY = [
+    (name, endpoint)
+    for name, endpoint in ALL
+    if endpoint.method != "GET" and endpoint.body is None and not endpoint.raw_types
+]
 WITH_RAW = [(name, endpoint) for name, endpoint in ALL if endpoint.raw_types]
 WITH_PATH = [(name, endpoint) for name, endpoint in ALL if "{" in endpoint.path]
 GUARDED = [(name, endpoint) for name, endpoint in ALL if not endpoint.guard.public]
@@ -58,7 +63,7 @@ def harmless(answer: Answer) -> None:
     assert answer.headers["Cache-Control"] in ("no-store", "public, max-age=60")
 
 
-@pytest.mark.parametrize(("name", "endpoint"), WITH_BODY, ids=label)
+@pytest.mark.parametrize(("name", "endpoint"), [*WITH_BODY, *WITHOUT_BODY], ids=label)
 async def test_a_body_that_is_no_body(services: Services, name: str, endpoint: Endpoint) -> None:
     """1-10"""
     service = services[name]
@@ -70,6 +75,23 @@ async def test_a_body_that_is_no_body(services: Services, name: str, endpoint: E
         refused(await service.ask(endpoint, case.body, **headers), case.status, case.code, field)
     assert await service.counts() == before
     await service.alive()
+
+
+@pytest.mark.parametrize(("name", "endpoint"), WITHOUT_BODY, ids=label)
+async def test_a_body_where_none_is_taken(services: Services, name: str, endpoint: Endpoint) -> None:
+    """8: a field there is refused as any unknown one is, and not passed over; an empty object says nothing."""
+    service = services[name]
+    await service.token_for(endpoint)
+    before = await service.counts()
+    typed = {"Content_Type": "application/json", "Idempotency_Key": str(uuid4())}
+    answer = await service.ask(endpoint, b'{"reason": "x", "memo": null}', **typed)
+    refused(answer, 422, "invalid")
+    assert answer.fields == dict.fromkeys(("reason", "memo"), "extra_forbidden")
+    refused(await service.ask(endpoint, b"[]", **typed), 422, "invalid", "body")
+    refused(await service.ask(endpoint, b"x", Content_Type="text/plain"), 415, "unsupported_media_type")
+    assert await service.counts() == before
+    empty, none = await service.ask(endpoint, b"{}", **typed), await service.ask(endpoint, **typed)
+    assert empty.status == none.status not in (400, 415, 422), (empty, none)
 
 
 @pytest.mark.parametrize(("name", "endpoint"), WITH_BODY, ids=label)
