@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, settings
 
 from deploy.postgres import PrivatePostgres
 from deploy.rabbitmq import PrivateRabbit
-from tests.support import quiet
+from tests.support import contract, quiet
 from tests.support.databases import Databases
+from tests.support.served import ENDPOINTS
 
 # A broker to use in place of a private one; everything else that would steer a service is the tests' to set.
 EXTERNAL_BROKER = os.environ.get("AMQP_URL")
@@ -93,6 +94,21 @@ def only_loopback() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", checked)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers_seen() -> Iterator[contract.Watch]:
+    """Sees every answer of a service that runs in this process."""
+    with contract.watching(ENDPOINTS) as watch:
+        yield watch
+
+
+@pytest.fixture(autouse=True)
+def as_documented(answers_seen: contract.Watch) -> Iterator[None]:
+    """A test fails when an answer that it caused is not as the OpenAPI document of its service says."""
+    yield
+    faults, answers_seen.faults = answers_seen.faults, []
+    assert not faults, "\n".join(dict.fromkeys(faults))
 
 
 @pytest.fixture(scope="session")

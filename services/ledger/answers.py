@@ -6,9 +6,11 @@ from datetime import date, datetime
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from services.ledger.wire import GroupCode
+from shared.contracts.envelope import Event
+from shared.contracts.ledger_events import PostingEvent
 from shared.fields import Affiliation, Method, Source
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -149,6 +151,39 @@ class WordsDocument(BaseModel):
     withdrawn: bool
 
 
+class PostedLine(BaseModel):
+    """Of a bulk: the line's payment. `replayed`: it was posted before, by the same key."""
+
+    line: int
+    status: Literal[201]
+    replayed: bool
+    id: UUID
+    payment: PaymentDocument
+
+
+class FieldErrorDocument(BaseModel):
+    field: str
+    code: str
+    message: str
+
+
+class RefusedLine(BaseModel):
+    """Of a bulk: the problem of a line, by its number in what was sent, from 1."""
+
+    line: int
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    errors: list[FieldErrorDocument]
+
+
+class BulkLine(RootModel[PostedLine | RefusedLine]):
+    """What became of a line: one for each, in their order."""
+
+
 class BatchDocument(BaseModel):
     """`difference_cents` = posted - declared; null where no total was declared."""
 
@@ -178,3 +213,22 @@ class ControlTotals(BaseModel):
     company_id: UUID
     as_of_version: int
     items: list[TotalsRow]
+
+
+class EventsPage(BaseModel):
+    """The log in order; `next` is what to ask for as `after_version`, null when there is no more."""
+
+    items: list[Event[PostingEvent]]
+    next: int | None
+
+
+class Head(BaseModel):
+    company_id: UUID
+    version: int
+
+
+class HeadsPage(BaseModel):
+    """All of them."""
+
+    items: list[Head]
+    next: None

@@ -40,7 +40,7 @@ class NoBody(Body):
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One route. `body` is parsed as strict JSON; `raw_types` names the media types of a body that the handler
-    reads itself. `answer` is the model of the 2xx answer, for the OpenAPI document."""
+    reads itself. `answer` is the model of the 2xx answer, or of its lines, for the OpenAPI document."""
 
     method: str
     path: str
@@ -52,9 +52,14 @@ class Endpoint:
     raw_types: tuple[str, ...] = ()
     answer: type[BaseModel] | None = None
     status: int = 200
+    also: tuple[int, ...] = ()
+    """Statuses beside those that follow from the other fields: a 2xx with the same document, else with a problem."""
+    refusal: type[BaseModel] | None = None
+    """How a standard of its own says no, where some refusals are no problem documents."""
     idempotent: bool = False
     """True: takes `Idempotency-Key`, because it moves money."""
     answer_type: str = "application/json"
+    """'' where there is no body; with the status 204 there is none either."""
     audited: bool = True
     """False: shows nothing of a company's, so that reading it is not written into the audit."""
 

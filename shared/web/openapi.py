@@ -35,12 +35,14 @@ _PROBLEM = {
 }
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _DESCRIPTION = "Every GET answers HEAD, too: the same status and headers, without the body."
-_FORM, _FHIR = "application/x-www-form-urlencoded", "application/fhir+json"
+_NDJSON = "application/x-ndjson"
+_FHIR = "application/fhir+json"
 
 
 def openapi_document(name: str, title: str, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """A valid OpenAPI 3.1 document: every endpoint with its guard, models and errors."""
-    models: list[type[BaseModel]] = list({m: None for e in endpoints for m in (e.body, e.answer) if m is not None})
+    named = dict.fromkeys(m for e in endpoints for m in (e.body, e.answer, e.refusal))
+    models: list[type[BaseModel]] = [m for m in named if m is not None]
     refs, schemas = models_json_schema([(m, "validation") for m in models], ref_template="#/components/schemas/{model}")
     by_model: dict[Any, Any] = {model: ref for (model, _), ref in refs.items()}
     paths: dict[str, dict[str, Any]] = {}
@@ -71,8 +73,8 @@ def _operation(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
         "description": guard_text(endpoint.guard),
         "parameters": [*_path_parameters(endpoint.path), *_query_parameters(endpoint), *_headers(endpoint)],
         "responses": {
-            str(endpoint.status): _answer(endpoint, refs),
-            **{status: _refusal(endpoint) for status in _problems(endpoint)},
+            **{str(status): _answer(endpoint, refs) for status in (endpoint.status, *endpoint.also) if status < 300},
+            **{status: _refusal(endpoint, refs) for status in _problems(endpoint)},
         },
     }
     if not endpoint.guard.public:
@@ -88,29 +90,35 @@ def _operation(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _answer(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
-    if endpoint.status == 204:
+    if endpoint.status == 204 or not endpoint.answer_type:
         return {"description": "Done"}
-    content = {endpoint.answer_type: {"schema": refs[endpoint.answer] if endpoint.answer else {}}}
+    content = {endpoint.answer_type: {"schema": _schema(endpoint, refs)}}
     if "format" in endpoint.query.model_fields:
         content["text/csv"] = {"schema": {"type": "string"}}
     return {"description": "Done", "content": content}
 
 
-def _refusal(endpoint: Endpoint) -> dict[str, Any]:
+def _schema(endpoint: Endpoint, refs: Mapping[Any, Any]) -> Any:
+    """Of a body: a document; lines, each a document; or a text or file in a format of its own."""
+    if endpoint.answer is None:
+        binary = endpoint.answer_type == "application/octet-stream"
+        return {"type": "string", "format": "binary"} if binary else {"type": "string"}
+    if endpoint.answer_type == _NDJSON:
+        return {"type": "string", "contentMediaType": _NDJSON, "contentSchema": refs[endpoint.answer]}
+    return refs[endpoint.answer]
+
+
+def _refusal(endpoint: Endpoint, refs: Mapping[Any, Any]) -> dict[str, Any]:
     """A problem; or, where a standard of its own asks for that, its way of saying no."""
-    kind = ""
-    if _FORM in endpoint.raw_types or (endpoint.answer and "access_token" in endpoint.answer.model_fields):
-        kind = "application/json"  # RFC 6749 section 5.2
-    elif _FHIR in endpoint.raw_types:
-        kind = _FHIR  # An OperationOutcome.
-    if not kind:
+    if endpoint.refusal is None:
         return {"$ref": "#/components/responses/Problem"}
-    return {"description": "A problem", "content": {**_PROBLEM_CONTENT, kind: {"schema": {"type": "object"}}}}
+    kind = _FHIR if _FHIR in endpoint.raw_types else "application/json"
+    return {"description": "A problem", "content": {**_PROBLEM_CONTENT, kind: {"schema": refs[endpoint.refusal]}}}
 
 
 def _problems(endpoint: Endpoint) -> list[str]:
     """The statuses of what can go wrong here; `default` stands for those that can anywhere (429, 500, 503)."""
-    found = {"422", "default"}
+    found = {"422", "default", *(str(status) for status in endpoint.also if status >= 400)}
     if not endpoint.guard.public:
         found |= {"401", "403"}
     if "{" in endpoint.path:

@@ -69,6 +69,7 @@ ENDPOINTS: Final = (
         query=FactorQuery,
         body=CodeBody,
         status=204,
+        also=(404,),
     ),
     Endpoint(
         "POST",

@@ -10,6 +10,7 @@ from services.identity.api.common import document, services
 from services.identity.api.oauth import oauth_errors, token_answer
 from services.identity.documents import OidcStartDocument, TokenDocument
 from services.identity.service.external import Answer
+from services.identity.standard_documents import OAuthErrorDocument
 from services.identity.wire import OidcFinish
 from shared.access.principal import PUBLIC
 from shared.web import Call, Endpoint
@@ -36,6 +37,8 @@ ENDPOINTS: Final = (
         "Where to send the browser to sign in with the external provider; 404 without one",
         answer=OidcStartDocument,
         status=201,
+        also=(404,),
+        refusal=OAuthErrorDocument,
     ),
     Endpoint(
         "POST",
@@ -45,5 +48,7 @@ ENDPOINTS: Final = (
         "Get tokens with the provider's answer",
         body=OidcFinish,
         answer=TokenDocument,
+        also=(404,),
+        refusal=OAuthErrorDocument,
     ),
 )

@@ -9,6 +9,7 @@ from aiohttp import web
 from services.identity.api.common import ENROLLING, PERSON, document, services
 from services.identity.api.oauth import oauth_errors, token_answer
 from services.identity.documents import PasskeyDocument, PasskeyList, TokenDocument
+from services.identity.standard_documents import OAuthErrorDocument, PasskeyCreationOptions, PasskeyRequestOptions
 from services.identity.wire import FactorQuery, PasskeyNew, PasskeySignIn
 from shared.access.principal import PUBLIC
 from shared.web import Call, Endpoint, json_response
@@ -54,6 +55,7 @@ ENDPOINTS: Final = (
         _registration_options,
         ENROLLING,
         "Options for navigator.credentials.create()",
+        answer=PasskeyCreationOptions,
     ),
     Endpoint(
         "POST",
@@ -67,7 +69,14 @@ ENDPOINTS: Final = (
         status=201,
     ),
     Endpoint("DELETE", "/v1/me/passkeys/{id}", _remove, PERSON, "Remove a passkey", query=FactorQuery, status=204),
-    Endpoint("POST", "/v1/passkeys/options", _sign_in_options, PUBLIC, "Options for navigator.credentials.get()"),
+    Endpoint(
+        "POST",
+        "/v1/passkeys/options",
+        _sign_in_options,
+        PUBLIC,
+        "Options for navigator.credentials.get()",
+        answer=PasskeyRequestOptions,
+    ),
     Endpoint(
         "POST",
         "/v1/passkeys/token",
@@ -76,5 +85,6 @@ ENDPOINTS: Final = (
         "Get tokens with a passkey",
         body=PasskeySignIn,
         answer=TokenDocument,
+        refusal=OAuthErrorDocument,
     ),
 )

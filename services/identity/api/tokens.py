@@ -14,6 +14,12 @@ from services.identity.api.oauth import oauth_errors, token_answer
 from services.identity.documents import TokenDocument
 from services.identity.service.issuing import OAuthError
 from services.identity.service.sign_in import wrong_client
+from services.identity.standard_documents import (
+    IntrospectionDocument,
+    KeySetDocument,
+    MetadataDocument,
+    OAuthErrorDocument,
+)
 from shared.access.principal import PUBLIC, Principal
 from shared.errors import Forbidden
 from shared.web import Call, Endpoint, json_response
@@ -153,9 +159,45 @@ def _client_credentials(call: Call, form: Mapping[str, str]) -> tuple[str, str] 
 
 
 ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/token", _token, PUBLIC, "Get tokens", raw_types=_FORM, answer=TokenDocument),
-    Endpoint("POST", "/v1/revoke", _revoke, PUBLIC, "End a session", raw_types=_FORM),
-    Endpoint("POST", "/v1/introspect", _introspect, PUBLIC, "Ask about a token, as a client", raw_types=_FORM),
-    Endpoint("GET", "/.well-known/jwks.json", _jwks, PUBLIC, "Public keys"),
-    Endpoint("GET", "/.well-known/oauth-authorization-server", _metadata, PUBLIC, "Server metadata"),
+    Endpoint(
+        "POST",
+        "/v1/token",
+        _token,
+        PUBLIC,
+        "Get tokens",
+        raw_types=_FORM,
+        answer=TokenDocument,
+        also=(401,),
+        refusal=OAuthErrorDocument,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/revoke",
+        _revoke,
+        PUBLIC,
+        "End a session",
+        raw_types=_FORM,
+        answer_type="",
+        refusal=OAuthErrorDocument,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/introspect",
+        _introspect,
+        PUBLIC,
+        "Ask about a token, as a client",
+        raw_types=_FORM,
+        answer=IntrospectionDocument,
+        also=(401, 403),
+        refusal=OAuthErrorDocument,
+    ),
+    Endpoint("GET", "/.well-known/jwks.json", _jwks, PUBLIC, "Public keys", answer=KeySetDocument),
+    Endpoint(
+        "GET",
+        "/.well-known/oauth-authorization-server",
+        _metadata,
+        PUBLIC,
+        "Server metadata",
+        answer=MetadataDocument,
+    ),
 )

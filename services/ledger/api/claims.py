@@ -7,6 +7,8 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
+from services.ledger.answers import Page as PageOf
+from services.ledger.answers_feeds import ClaimDocument, ClaimRow
 from services.ledger.api.common import readers
 from services.ledger.feeds import claim_store
 from services.ledger.feeds.claim_store import State
@@ -39,6 +41,8 @@ async def read(call: Call) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/claims", listing, _READ, "Claims and their state", query=ClaimsQuery),
-    Endpoint("GET", "/v1/claims/{id}", read, _READ, "One claim with everything that was said about it"),
+    Endpoint("GET", "/v1/claims", listing, _READ, "Claims and their state", query=ClaimsQuery, answer=PageOf[ClaimRow]),
+    Endpoint(
+        "GET", "/v1/claims/{id}", read, _READ, "One claim with everything that was said about it", answer=ClaimDocument
+    ),
 )

@@ -8,6 +8,8 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import StringConstraints
 
+from services.ledger.answers import Page
+from services.ledger.answers_feeds import CsvProfileDocument, FeedDocument
 from services.ledger.api.common import ledger, readers
 from services.ledger.api.feeds import UPLOAD, upload
 from services.ledger.feeds import csv_store, files
@@ -73,7 +75,17 @@ def _name(call: Call) -> str:
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/v1/feeds/csv", csv, UPLOAD, "Send a CSV file", query=CsvQuery, raw_types=("text/csv",)),
+    Endpoint(
+        "POST",
+        "/v1/feeds/csv",
+        csv,
+        UPLOAD,
+        "Send a CSV file",
+        query=CsvQuery,
+        raw_types=("text/csv",),
+        answer=FeedDocument,
+        also=(202,),
+    ),
     Endpoint(
         "GET",
         "/v1/feeds/csv/profiles",
@@ -81,9 +93,25 @@ ENDPOINTS = (
         _READ,
         "How the company's senders write CSV files",
         query=WholeList,
+        answer=Page[CsvProfileDocument],
     ),
-    Endpoint("GET", "/v1/feeds/csv/profiles/{name}", read_profile, _READ, "One profile of CSV files"),
-    Endpoint("PUT", "/v1/feeds/csv/profiles/{name}", write_profile, _AGREE, "Agree how a sender writes", body=Profile),
+    Endpoint(
+        "GET",
+        "/v1/feeds/csv/profiles/{name}",
+        read_profile,
+        _READ,
+        "One profile of CSV files",
+        answer=CsvProfileDocument,
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/feeds/csv/profiles/{name}",
+        write_profile,
+        _AGREE,
+        "Agree how a sender writes",
+        body=Profile,
+        answer=CsvProfileDocument,
+    ),
     Endpoint(
         "DELETE", "/v1/feeds/csv/profiles/{name}", delete_profile, _AGREE, "Remove a profile of CSV files", status=204
     ),

@@ -8,7 +8,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire
-from services.ledger.answers import ControlTotals
+from services.ledger.answers import ControlTotals, EventsPage, HeadsPage
 from services.ledger.api.common import ledger, readers
 from shared.access.principal import INTERNAL_ONLY, Guard
 from shared.errors import Forbidden, Invalid, NotFound
@@ -55,8 +55,16 @@ async def control_totals(call: Call) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/events", events, INTERNAL_ONLY, "A company's event log", query=wire.EventsQuery),
-    Endpoint("GET", "/v1/events/heads", heads, INTERNAL_ONLY, "The version of every company's books"),
+    Endpoint(
+        "GET",
+        "/v1/events",
+        events,
+        INTERNAL_ONLY,
+        "A company's event log",
+        query=wire.EventsQuery,
+        answer=EventsPage,
+    ),
+    Endpoint("GET", "/v1/events/heads", heads, INTERNAL_ONLY, "The version of every company's books", answer=HeadsPage),
     Endpoint(
         "GET",
         "/v1/control-totals",
@@ -65,5 +73,6 @@ ENDPOINTS = (
         "Sums per location, dates, source and affiliation, from transfers",
         query=wire.ControlTotalsQuery,
         answer=ControlTotals,
+        also=(404,),
     ),
 )

@@ -11,6 +11,8 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import wire_feeds
+from services.ledger.answers import Page
+from services.ledger.answers_feeds import DecodedException, ExceptionDocument, ExceptionRow, RetryAnswer
 from services.ledger.api.common import ledger, readers
 from services.ledger.api.feeds import READ, sender_of
 from services.ledger.feeds import items, quarantine
@@ -124,11 +126,32 @@ async def _close(call: Call, state: str) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/exceptions", listing, READ, "What a person must look at", query=wire_feeds.ExceptionsQuery),
     Endpoint(
-        "POST", "/v1/exceptions/retry", retry_many, _WORK, "Try many again, by id or filter", body=wire_feeds.RetryIn
+        "GET",
+        "/v1/exceptions",
+        listing,
+        READ,
+        "What a person must look at",
+        query=wire_feeds.ExceptionsQuery,
+        answer=Page[ExceptionRow],
     ),
-    Endpoint("GET", "/v1/exceptions/{id}", read, READ, "One exception: its item decoded, and who did what"),
+    Endpoint(
+        "POST",
+        "/v1/exceptions/retry",
+        retry_many,
+        _WORK,
+        "Try many again, by id or filter",
+        body=wire_feeds.RetryIn,
+        answer=RetryAnswer,
+    ),
+    Endpoint(
+        "GET",
+        "/v1/exceptions/{id}",
+        read,
+        READ,
+        "One exception: its item decoded, and who did what",
+        answer=DecodedException,
+    ),
     Endpoint(
         "GET",
         "/v1/exceptions/{id}/raw",
@@ -137,7 +160,30 @@ ENDPOINTS = (
         "The item of an exception as it was received",
         answer_type="application/octet-stream",
     ),
-    Endpoint("POST", "/v1/exceptions/{id}/retry", retry_one, _WORK, "Try again what could not be posted or applied"),
-    Endpoint("POST", "/v1/exceptions/{id}/resolve", resolve, _WORK, "Mark as settled by hand", body=wire_feeds.NoteIn),
-    Endpoint("POST", "/v1/exceptions/{id}/dismiss", dismiss, _WORK, "Dismiss with a reason", body=wire_feeds.NoteIn),
+    Endpoint(
+        "POST",
+        "/v1/exceptions/{id}/retry",
+        retry_one,
+        _WORK,
+        "Try again what could not be posted or applied",
+        answer=ExceptionDocument,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/exceptions/{id}/resolve",
+        resolve,
+        _WORK,
+        "Mark as settled by hand",
+        body=wire_feeds.NoteIn,
+        answer=ExceptionDocument,
+    ),
+    Endpoint(
+        "POST",
+        "/v1/exceptions/{id}/dismiss",
+        dismiss,
+        _WORK,
+        "Dismiss with a reason",
+        body=wire_feeds.NoteIn,
+        answer=ExceptionDocument,
+    ),
 )

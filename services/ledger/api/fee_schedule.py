@@ -6,6 +6,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.ledger import wire_feeds
+from services.ledger.answers_feeds import FeesDocument
 from services.ledger.api.common import ledger, readers
 from services.ledger.feeds import hl7_store
 from shared.access.principal import area
@@ -35,7 +36,14 @@ async def replace(call: Call) -> web.Response:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/fee-schedule", read, area("company_constants"), "What the company charges for a procedure"),
+    Endpoint(
+        "GET",
+        "/v1/fee-schedule",
+        read,
+        area("company_constants"),
+        "What the company charges for a procedure",
+        answer=FeesDocument,
+    ),
     Endpoint(
         "PUT",
         "/v1/fee-schedule",
@@ -43,5 +51,6 @@ ENDPOINTS = (
         area("company_constants", "edit"),
         "Replace the fee schedule",
         body=wire_feeds.FeesIn,
+        answer=FeesDocument,
     ),
 )

@@ -12,6 +12,8 @@ import structlog
 from aiohttp import web
 
 from services.ledger import wire
+from services.ledger.answers import Page
+from services.ledger.answers_feeds import FeedDocument
 from services.ledger.api.common import IN_MEMORY_BYTES, LEDGER, ledger, readers, whole
 from services.ledger.feeds import emr, files, intake, mappings
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
@@ -185,6 +187,8 @@ ENDPOINTS = (
         UPLOAD,
         "Send an 835 remittance file",
         raw_types=("application/edi-x12", "application/octet-stream", "text/plain"),
+        answer=FeedDocument,
+        also=(202,),
     ),
     Endpoint(
         "POST",
@@ -193,9 +197,10 @@ ENDPOINTS = (
         UPLOAD,
         "Send EMR payments and charges as CloudEvents",
         raw_types=("application/json", SINGLE, BATCH),
+        answer=FeedDocument,
     ),
-    Endpoint("GET", "/v1/feeds", listing, READ, "List feeds, newest first", query=wire.Page),
-    Endpoint("GET", "/v1/feeds/{id}", read, READ, "One feed with its counts and totals"),
+    Endpoint("GET", "/v1/feeds", listing, READ, "List feeds, newest first", query=wire.Page, answer=Page[FeedDocument]),
+    Endpoint("GET", "/v1/feeds/{id}", read, READ, "One feed with its counts and totals", answer=FeedDocument),
     Endpoint(
         "GET", "/v1/feeds/{id}/raw", raw, READ, "A feed as it was received", answer_type="application/octet-stream"
     ),

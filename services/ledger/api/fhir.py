@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from services.ledger.answers_feeds import CapabilityStatement, FeedDocument, OperationOutcome
 from services.ledger.api.common import ledger, readers, whole
 from services.ledger.feeds import files, intake
 from services.ledger.feeds.fhir.answer import MEDIA_TYPE, capability_statement, operation_outcome
@@ -73,6 +74,8 @@ ENDPOINTS = (
         _UPLOAD,
         "Send FHIR R4 charges and payments, single or in a Bundle",
         raw_types=(MEDIA_TYPE, "application/json"),
+        answer=FeedDocument,
+        refusal=OperationOutcome,
     ),
     Endpoint(
         "GET",
@@ -80,6 +83,7 @@ ENDPOINTS = (
         metadata,
         _UPLOAD,
         "What FHIR may be sent (CapabilityStatement)",
+        answer=CapabilityStatement,
         answer_type=MEDIA_TYPE,
     ),
 )

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from services.ledger.answers_feeds import Hl7ProfileDocument
 from services.ledger.api.common import ledger, readers, whole
 from services.ledger.feeds import hl7_store, intake
 from services.ledger.feeds.hl7.profiles import ProfileIn
@@ -86,8 +87,21 @@ ENDPOINTS = (
         raw_types=(_TYPE, "x-application/hl7-v2+er7"),
         answer_type=_TYPE,
     ),
-    Endpoint("GET", "/v1/feed-profiles/{source}", read_profile, _READ, "What is agreed with a sender of HL7 v2"),
     Endpoint(
-        "PUT", "/v1/feed-profiles/{source}", write_profile, _AGREE, "Agree with a sender of HL7 v2", body=ProfileIn
+        "GET",
+        "/v1/feed-profiles/{source}",
+        read_profile,
+        _READ,
+        "What is agreed with a sender of HL7 v2",
+        answer=Hl7ProfileDocument,
+    ),
+    Endpoint(
+        "PUT",
+        "/v1/feed-profiles/{source}",
+        write_profile,
+        _AGREE,
+        "Agree with a sender of HL7 v2",
+        body=ProfileIn,
+        answer=Hl7ProfileDocument,
     ),
 )

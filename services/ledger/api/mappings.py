@@ -9,6 +9,7 @@ from uuid import UUID
 from aiohttp import web
 
 from services.ledger import queries, wire_feeds
+from services.ledger.answers_feeds import MappingsDocument
 from services.ledger.api.common import ledger, readers
 from services.ledger.feeds import mappings
 from shared.access.principal import area
@@ -80,7 +81,14 @@ async def _document(call: Call) -> dict[str, Any]:
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v1/feed-mappings", read, area("payment_posting"), "What feeds mean by their words"),
+    Endpoint(
+        "GET",
+        "/v1/feed-mappings",
+        read,
+        area("payment_posting"),
+        "What feeds mean by their words",
+        answer=MappingsDocument,
+    ),
     Endpoint(
         "PUT",
         "/v1/feed-mappings",
@@ -88,5 +96,6 @@ ENDPOINTS = (
         area("payment_posting", "edit"),
         "Replace all mappings of clinics, payers and procedure codes",
         body=wire_feeds.MappingsIn,
+        answer=MappingsDocument,
     ),
 )

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from services.ledger import queries, service, wire
-from services.ledger.answers import Page, PaymentDocument, WordsDocument
+from services.ledger.answers import BulkLine, Page, PaymentDocument, WordsDocument
 from services.ledger.api.charges import require_edit
 from services.ledger.api.common import ledger, post, readers
 from services.ledger.deciding import Verdict
@@ -224,6 +224,7 @@ ENDPOINTS = (
         _POST,
         "Post many payments, one JSON line each",
         raw_types=("application/x-ndjson",),
+        answer=BulkLine,
         answer_type="application/x-ndjson",
     ),
     Endpoint(

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from services.ledger import wire_feeds
+from services.ledger.answers_feeds import ReconciliationAnswer
 from services.ledger.api.common import readers
 from services.ledger.api.feeds import READ, sender_of
 from services.ledger.domain.emr_facts import Unplaced
@@ -121,5 +122,6 @@ ENDPOINTS = (
         READ,
         "What the EMR says it sent against the books, down to the payment",
         query=wire_feeds.ReconciliationQuery,
+        answer=ReconciliationAnswer,
     ),
 )
