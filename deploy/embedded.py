@@ -157,7 +157,8 @@ def _root(config: Config, checks: dict[str, ReadyCheck], bus: Bus) -> web.Applic
         return json_response({"status": "unavailable" if failed else "ok", "failed": failed}, 503 if failed else 200)
 
     async def nothing(_: web.Request) -> web.StreamResponse:
-        return problem_response(NotFound(), str(uuid4()))
+        detail = "There is no such address; the services are under /identity, /ledger and /reporting"
+        return problem_response(NotFound(detail), str(uuid4()))
 
     root.add_routes([web.get("/", start_page), web.get("/livez", livez), web.get("/readyz", readyz)])
     for name, create_app in SERVICES.items():

@@ -69,6 +69,8 @@ def _run(screen: Console) -> None:
     home = open_data_dir(config.data_dir)
     secrets = LocalSecrets.load(home / "secrets.json")
     _log_to(home / "logs" / "billing.jsonl", config)
+    if config.watch_dir is not None and not config.watch_dir.is_dir():
+        raise StartError(f"WATCH_DIR {config.watch_dir} is no folder: no file could ever come there")
     listener = _listen(config)
     screen.print(f"Practice billing, data in {home}", style="bold")
     with ExitStack() as servers:

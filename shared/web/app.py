@@ -240,7 +240,9 @@ def _as_problem(error: Exception) -> Problem | None:
             else Problem(error.reason or "", code=_slug(error.reason))
         )
         problem.status, problem.title = error.status, error.reason or "Error"
-        if error.status == 405:
+        if error.status == 404:
+            problem.detail = "There is no such address; openapi.json of each service has them all"
+        elif error.status == 405:
             problem.headers = {"Allow": error.headers.get("Allow", "")}
         return problem
     if isinstance(error, (TimeoutError, *BUSY_OR_AWAY)):

@@ -287,7 +287,7 @@ async def test_real_servers_are_migrated_by_their_owners_and_used_without(place:
             assert process.wait(STOP_SECONDS) == 0
 
 
-@pytest.mark.parametrize("fault", ["port", "folder"])
+@pytest.mark.parametrize("fault", ["port", "folder", "watched"])
 def test_what_is_wrong_at_the_start_is_one_sentence(place: Path, fault: str) -> None:
     data = place / "data"
     with socket.socket() as taken:
@@ -297,10 +297,12 @@ def test_what_is_wrong_at_the_start_is_one_sentence(place: Path, fault: str) -> 
         if fault == "folder":
             data.write_text("not a folder")
         settings = {**os.environ, "PORT": str(port), "DATA_DIR": str(data)}
+        if fault == "watched":
+            settings["WATCH_DIR"] = str(place / "watched")
         command = [sys.executable, "-m", "deploy.run"]
         done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("Cannot start: ")
     assert done.stderr.count("\n") == 1
-    assert (str(port) if fault == "port" else str(data)) in done.stderr
+    assert {"port": str(port), "folder": str(data), "watched": str(place / "watched")}[fault] in done.stderr
