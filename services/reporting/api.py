@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from services.reporting import formats
 from services.reporting.reports import my_payment_activity, payment_balancing, reader
@@ -51,13 +51,18 @@ class Figures(BaseModel):
     unapplied_cents: int
 
 
+class ReportRow(Figures):
+    """The figures, and the columns of the level or grouping that was asked for."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 class ReportAnswer(BaseModel):
-    """A page of a report. An item is the columns of its level and the figures that `totals` has; `totals` are of the
-    whole result; `facets` only when asked for."""
+    """A page of a report. `totals` are of the whole result; `facets` only when asked for."""
 
     report: str
     parameters: dict[str, Any]
-    items: list[dict[str, Any]]
+    items: list[ReportRow]
     totals: Figures
     next: str | None
     as_of_version: int
@@ -66,10 +71,20 @@ class ReportAnswer(BaseModel):
     facets: dict[str, list[dict[str, Any]]] | None = None
 
 
+class ReportEntry(BaseModel):
+    """`variations`: which of them the caller may ask for, of a report that has several."""
+
+    name: str
+    title: str
+    menu: str
+    path: str
+    variations: list[str] | None = None
+
+
 class ReportList(BaseModel):
     """The reports that the caller may run."""
 
-    items: list[dict[str, Any]]
+    items: list[ReportEntry]
     next: str | None
 
 

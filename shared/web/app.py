@@ -243,7 +243,9 @@ def _as_problem(error: Exception) -> Problem | None:
         if error.status == 404:
             problem.detail = "There is no such address; openapi.json of each service has them all"
         elif error.status == 405:
-            problem.headers = {"Allow": error.headers.get("Allow", "")}
+            allowed = error.headers.get("Allow", "")
+            problem.headers = {"Allow": allowed}
+            problem.detail = f"This address takes {allowed.replace(',', ', ')}"
         return problem
     if isinstance(error, (TimeoutError, *BUSY_OR_AWAY)):
         return Unavailable()

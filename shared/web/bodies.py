@@ -20,6 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _MAX_PARAMETERS = 200
 _MAX_REPEATS = 100
 _OURS = re.compile(r"[a-z][a-z0-9_-]*|\[key\]")
+_SENTENCES = {"missing": "Required", "extra_forbidden": "There is no such field here"}
+"""Where pydantic's own speak of inputs, which a caller has never heard of."""
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -109,7 +111,8 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
         if row["type"] == "extra_forbidden":
             path = ".".join(map(str, row["loc"]))
             path = path if len(path) <= 100 and path.isascii() and path.isprintable() else "(unknown)"
-        found.append(FieldError(f"{prefix}{path}" or "body", row["type"], row["msg"]))
+        message = _SENTENCES.get(row["type"], row["msg"])
+        found.append(FieldError(f"{prefix}{path}" or "body", row["type"], message))
     return found
 
 

@@ -193,6 +193,7 @@ async def check_pages(run: Running) -> None:
         for path in ("/nothing", "/ledger/nothing", "/ledgers/v1/patients"):
             status, problem = await web.get(path)
             assert (status, problem["code"]) == (404, "not_found"), path
+            assert problem["detail"].startswith("There is no such address; "), path
 
 
 async def check_sessions(run: Running) -> None:

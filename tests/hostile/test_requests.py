@@ -87,6 +87,7 @@ async def test_a_body_where_none_is_taken(services: Services, name: str, endpoin
     answer = await service.ask(endpoint, b'{"reason": "x", "memo": null}', **typed)
     refused(answer, 422, "invalid")
     assert answer.fields == dict.fromkeys(("reason", "memo"), "extra_forbidden")
+    assert {error["message"] for error in answer.body["errors"]} == {"There is no such field here"}
     refused(await service.ask(endpoint, b"[]", **typed), 422, "invalid", "body")
     refused(await service.ask(endpoint, b"x", Content_Type="text/plain"), 415, "unsupported_media_type")
     assert await service.counts() == before
@@ -211,6 +212,7 @@ async def test_methods_that_are_none(services: Services, name: str) -> None:
             refused(answer, range(400, 500) if other else 405)
             if answer.status == 405:
                 assert methods <= set(answer.headers["Allow"].split(","))
+                assert answer.body["detail"] == f"This address takes {answer.headers['Allow'].replace(',', ', ')}"
         for header in hostile.OVERRIDES:
             answer = await service.send("TRACE", filled(path), token=service.tokens[0], **{header: "GET"})
             assert answer.status == 405

@@ -113,14 +113,15 @@ async def test_min_version_waits_for_the_posting(stack: ReportingStack) -> None:
 async def test_min_version_gives_up_after_two_seconds(stack: ReportingStack, made: Books) -> None:
     started = time.monotonic()
     answer = await stack.get(PATH, stack.admin(made), {**ALL, "min_version": made.version + 1})
-    assert (answer.status, answer.body["code"]) == (409, "version_not_reached")
+    assert (answer.status, answer.body["code"], answer.fields) == (409, "version_not_reached", {"min_version"})
+    assert answer.body["detail"] == f"Reporting has reached version {made.version} of the books"
     assert 1.9 < time.monotonic() - started < 4
 
 
 async def test_as_of_a_version_or_a_moment(stack: ReportingStack, made: Books) -> None:
     token = stack.admin(made)
     beyond = await stack.get(PATH, token, {**ALL, "as_of_version": made.version + 1})
-    assert (beyond.status, beyond.body["code"]) == (409, "version_not_reached")
+    assert (beyond.status, beyond.body["code"], beyond.fields) == (409, "version_not_reached", {"as_of_version"})
     events = made.events()
     for event in (events[0], events[len(events) // 2], events[-1]):
         last = max(e.data.version for e in events if e.time <= event.time)

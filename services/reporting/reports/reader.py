@@ -25,7 +25,7 @@ from services.reporting.reports.query import FACETS, FIGURES, Selection, Shape, 
 from services.reporting.store import version_of
 from services.reporting.wire import ReportQuery
 from shared.db import Connection, Record, reading
-from shared.errors import Conflict, Invalid
+from shared.errors import Conflict, FieldError, Invalid
 from shared.ids import INTEGRATION_POSTER_ID, INTEGRATION_POSTER_NAME
 
 _WAIT_SECONDS: Final = 2.0
@@ -98,7 +98,7 @@ async def snapshot(pool: asyncpg.Pool, reach: Reach, asked: ReportQuery, pinned:
         if version is None or version == newest:
             yield Snapshot(connection, newest, newest_time, current=True)
         elif version > newest:
-            raise _not_reached()
+            raise _not_reached("cursor" if pinned is not None else "as_of_version", newest)
         else:
             yield Snapshot(connection, version, await _time_of(connection, company_id, version), current=False)
 
@@ -108,10 +108,11 @@ async def wait_for(pool: asyncpg.Pool, reach: Reach, version: int) -> None:
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         async with reading(pool, *reach) as connection:
-            if await version_of(connection, reach.company_id) >= version:
-                return
+            reached = await version_of(connection, reach.company_id)
+        if reached >= version:
+            return
         if time.monotonic() >= deadline:
-            raise _not_reached()
+            raise _not_reached("min_version", reached)
         await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -237,5 +238,7 @@ def _bad_cursor() -> Invalid:
     return Invalid.field("cursor", "invalid_cursor", "Not a cursor of this question: start again without one")
 
 
-def _not_reached() -> Conflict:
-    return Conflict("Reporting has not reached this version yet", code="version_not_reached")
+def _not_reached(field: str, reached: int) -> Conflict:
+    detail = f"Reporting has reached version {reached} of the books"
+    error = FieldError(field, "version_not_reached", detail)
+    return Conflict(detail, code="version_not_reached", errors=[error])
