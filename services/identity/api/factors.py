@@ -59,6 +59,7 @@ ENDPOINTS: Final = (
         query=FactorQuery,
         body=CodeBody,
         answer=RecoveryCodesDocument,
+        also=(404,),
     ),
     Endpoint(
         "DELETE",
