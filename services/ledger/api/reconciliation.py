@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from services.ledger import wire_feeds
-from services.ledger.answers_feeds import ReconciliationAnswer
+from services.ledger.answers_reconciliation import ReconciliationAnswer
 from services.ledger.api.common import readers
 from services.ledger.api.feeds import READ, sender_of
 from services.ledger.domain.emr_facts import Unplaced
