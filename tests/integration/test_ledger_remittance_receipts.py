@@ -88,6 +88,41 @@ async def test_a_notification_that_names_money_is_quarantined(company: Company) 
     assert (feed["quarantined"], await company.reasons()) == (1, {"notification_with_money": 1})
 
 
+@pytest.mark.parametrize(
+    ("bpr", "reason"),
+    [
+        ("BPR*H*-80*C*NON", "notification_with_money"),
+        ("BPR*I*-80*C*NON", "notification_with_money"),
+        ("BPR*I*-80*C*CHK", "negative_payment"),
+    ],
+)
+async def test_money_below_zero_that_nobody_moved_is_quarantined(company: Company, bpr: str, reason: str) -> None:
+    """What a payer is owed stands in PLB beside a BPR02 of zero (RFI 1756); a check of less than nothing is none."""
+    charge = await charge_of(company, "A")
+    await sent(company, check(claim("A", service())))
+    back = claim("A", service(charge_cents=-10_000, adjustments=(("CO", "45", -2_000),)), status="22")
+    body = x12_file([check(back)]).replace(b"BPR*I*80*D*ACH", bpr.encode())
+    feed = await sent(company, body)
+    assert (feed["quarantined"], feed["control_total_cents"], feed["posted_total_cents"]) == (1, -8_000, 0)
+    (row,) = await company.exceptions()
+    (problem,) = row["detail"]["problems"]
+    assert (row["reason"], row["quarantined"], row["detail"]["clp04_sum_cents"]) == (reason, True, -8_000)
+    assert (problem["code"], problem["bpr02"]) == (reason, -8_000)
+    assert (await company.sums())["amount_cents"] == 8_000
+    assert figures((await charges_now(company, [charge]))[0]) == (8_000, 2_000, 0, 0)
+
+
+async def test_what_a_payer_draws_from_the_account_is_money_paid_back(company: Company) -> None:
+    charge = await charge_of(company, "A")
+    await sent(company, check(claim("A", service())))
+    back = claim("A", service(charge_cents=-10_000, adjustments=(("CO", "45", -2_000),)), status="22")
+    feed = await sent(company, check(back))
+    assert (feed["posted"], feed["posted_total_cents"], feed["exceptions"]) == (1, -8_000, 0)
+    assert (await company.sums())["amount_cents"] == 0
+    assert figures((await charges_now(company, [charge]))[0]) == (0, 0, 10_000, 0)
+    await proven(company)
+
+
 NO_NUMBER = "TRN02, the number of the check or transfer, is missing"
 NO_DATE = "There is no payment date: neither BPR16 nor DTM*405 is one"
 

@@ -159,7 +159,9 @@ def _payment(out: _Writer, payment: Payment, control: str) -> None:
     day = f"{payment.on:%Y%m%d}"
     net = payment.net_cents if payment.amount_cents is None else payment.amount_cents
     out.add("ST", "835", control)
-    out.add("BPR", payment.handling, amount(net), "C", payment.method, *[""] * 11, day)
+    # Below zero the payer draws it from the account, unless nothing is moved at all.
+    debit = net < 0 and payment.method == "ACH"
+    out.add("BPR", payment.handling, amount(-net if debit else net), "CD"[debit], payment.method, *[""] * 11, day)
     out.add("TRN", "1", payment.trace, f"1{payment.payer_ein}")
     out.add("DTM", "405", day)
     out.add("N1", "PR", payment.payer, *(("XV", payment.payer_id) if payment.payer_id else ()))

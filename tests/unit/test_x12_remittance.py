@@ -180,6 +180,35 @@ def test_each_fault_is_found_by_its_rule(
     assert codes(content.replace(old, new)) == (whole, parts)
 
 
+@pytest.mark.parametrize(
+    ("handling", "amount", "found"),
+    [
+        ("H", "-98.36*C*NON", ["notification_with_money"]),
+        ("H", "98.36*D*ACH", ["notification_with_money"]),
+        ("I", "-98.36*C*NON", ["notification_with_money"]),
+        ("P", "-98.36*C*ACH", ["notification_with_money"]),
+        # Nobody pays less than nothing; but a payer may draw what he is owed.
+        ("I", "-98.36*C*ACH", ["negative_payment"]),
+        ("I", "-98.36*C*CHK", ["negative_payment"]),
+        ("I", "98.36*D*CHK", ["negative_payment"]),
+        ("I", "98.36*D*ACH", []),
+        ("C", "98.36*D*FWT", []),
+    ],
+)
+def test_money_below_zero_is_a_debit_or_none_at_all(handling: str, amount: str, found: list[str]) -> None:
+    back = (("CO", "45", -2_164),)
+    reversal = ClaimPayment(
+        account="A", status="22", services=[Service(charge_cents=-12_000, adjustments=back)], icn="I1"
+    )
+    content = x12_file([Payment(trace="T", claims=[reversal])]).decode()
+    assert codes(content.replace("BPR*I*98.36*D*ACH", f"BPR*{handling}*{amount}").encode()) == (found, [])
+
+
+def test_a_debit_of_less_than_nothing_is_no_credit() -> None:
+    content = x12_file([Payment(trace="T", claims=[ClaimPayment(account="A", charge_only_cents=9_836)])])
+    assert codes(content.replace(b"BPR*I*98.36*C", b"BPR*I*-98.36*D"))[0] == ["negative_payment"]
+
+
 def test_nothing_found_is_not_a_balanced_zero() -> None:
     found = only(x12_file([Payment(trace="T", method="NON")]))
     assert [p.code for p in found.problems] == ["transaction_unbalanced"]

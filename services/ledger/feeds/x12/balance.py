@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.ledger.feeds.x12.model import Adjustment, Code, Finding, Line
+from services.ledger.feeds.x12.model import Adjustment, Code, Finding, Header, Line
 from shared.money import dollars
 
 
@@ -40,11 +40,8 @@ def claim_findings(
     return tuple(found)
 
 
-def transaction_findings(
-    amount: int | None, handling: str, method: str, paid: int, provider: int, items: int
-) -> list[Finding]:
-    """Rule T, and whether money is claimed by what is only a notification: BPR01 H (or P, which only announces that
-    there will be transfers), or BPR04 NON (RFI 1581).
+def transaction_findings(header: Header, amount: int | None, paid: int, provider: int, items: int) -> list[Finding]:
+    """Rule T, and whether the money can have been moved as the header says.
 
     `amount` is None without a BPR. `items` counts claims and provider adjustments: with none of them BPR02 = 0
     balances, but a remittance in which nothing was found was not understood.
@@ -58,11 +55,23 @@ def transaction_findings(
         found.append(_unbalanced("transaction_unbalanced", "BPR02 = sum of CLP04 - sum of PLB", numbers))
     elif not items:
         found.append(Finding("transaction_unbalanced", "There is neither a claim nor a provider adjustment", numbers))
-    said = f"BPR01 {handling}" if handling in ("H", "P") else "BPR04 NON" if method == "NON" else ""
-    if said and amount is not None and amount > 0:
+    return found + _movement_findings(header) if amount else found
+
+
+def _movement_findings(header: Header) -> list[Finding]:
+    """Money that a notification names was not moved: BPR01 H (or P, which only announces that there will be transfers),
+    or BPR04 NON (RFI 1581). Nobody pays less than nothing: what a payer is owed stands in PLB beside BPR02 = 0
+    (RFI 1756), or he draws it from the account, which BPR03 D says and no check can do."""
+    amount, method = header.amount_cents, header.method_code
+    said = f"BPR01 {header.handling}" if header.handling in ("H", "P") else "BPR04 NON" if method == "NON" else ""
+    if said:
         detail = f"{said} is a notification without money, but BPR02 is {dollars(amount)}"
-        found.append(Finding("notification_with_money", detail, (("bpr02", amount),)))
-    return found
+        return [Finding("notification_with_money", detail, (("bpr02", amount),))]
+    if header.is_debit == (amount < 0) and (amount > 0 or header.method == "eft"):
+        return []
+    stated = dollars(-amount if header.is_debit else amount)
+    detail = f"BPR02 {stated} with BPR03 {'D' if header.is_debit else 'C'} and BPR04 {method[:3]} is no payment"
+    return [Finding("negative_payment", detail, (("bpr02", amount),))]
 
 
 def _unbalanced(code: Code, rule: str, numbers: tuple[tuple[str, int], ...], line: int | None = None) -> Finding:

@@ -37,6 +37,7 @@ class OpenHeader:
     ordinal: int
     envelope: Envelope
     amount_cents: int | None = None
+    is_debit: bool = False
     handling: str = ""
     method_code: str = ""
     effective_date: date | None = None
@@ -55,7 +56,8 @@ class OpenHeader:
             text = ""
         if not text:
             raise X12Unreadable(f"BPR02 of transaction {self.ordinal} is not an amount")
-        self.amount_cents = -amount if sign == "D" else amount
+        self.is_debit = sign == "D"
+        self.amount_cents = -amount if self.is_debit else amount
         self.handling, self.method_code, self.effective_date = handling, method, day(effective)
 
     def trn(self, segment: list[str]) -> None:
@@ -91,6 +93,7 @@ class OpenHeader:
             envelope=self.envelope,
             handling=self.handling,
             amount_cents=self.amount_cents or 0,
+            is_debit=self.is_debit,
             method_code=self.method_code,
             effective_date=self.effective_date,
             trace_number=self.trace_number,

@@ -10,8 +10,20 @@ from typing import Literal
 from shared.records import record
 
 Code = Literal[
-    "envelope_mismatch", "transaction_unbalanced", "notification_with_money", "claim_unbalanced", "line_unbalanced"
+    "envelope_mismatch",
+    "transaction_unbalanced",
+    "notification_with_money",
+    "negative_payment",
+    "claim_unbalanced",
+    "line_unbalanced",
 ]
+_WHOLE: tuple[Code, ...] = (
+    "envelope_mismatch",
+    "transaction_unbalanced",
+    "notification_with_money",
+    "negative_payment",
+)
+"""Those that keep a whole transaction from posting, the gravest first."""
 Reference = tuple[str, str]
 """REF01 and REF02: what kind of number, and the number."""
 
@@ -63,7 +75,9 @@ class Header:
     handling: str = ""
     """BPR01: I information only, H notification, C payment with data, ..."""
     amount_cents: int = 0
-    """BPR02, negative when BPR03 says debit."""
+    """BPR02, its sign turned when BPR03 says debit."""
+    is_debit: bool = False
+    """BPR03 D: the payer draws the money."""
     method_code: str = ""
     effective_date: date | None = None
     trace_number: str = ""
@@ -257,8 +271,7 @@ class Transaction:
     def reason(self) -> Code | None:
         """Why it must be quarantined, the gravest first: what is damaged cannot be said to be unbalanced."""
         codes = {problem.code for problem in self.problems}
-        graver: tuple[Code, ...] = ("envelope_mismatch", "transaction_unbalanced", "notification_with_money")
-        return next((code for code in graver if code in codes), None)
+        return next((code for code in _WHOLE if code in codes), None)
 
     def blamed(self, problems: Sequence[Finding]) -> Transaction:
         """The same with faults of its envelope, which are found only at GE and IEA."""

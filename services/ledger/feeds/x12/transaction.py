@@ -86,14 +86,7 @@ class Remittance:
         self._close_claim()
         header = self._announce()
         found = trailer_findings(se, "segments", self._segments + 1, "ST02", self._control)
-        found += transaction_findings(
-            self._opening.amount_cents,
-            header.handling,
-            header.method_code,
-            self._paid,
-            self._provider,
-            self._items,
-        )
+        found += transaction_findings(header, self._opening.amount_cents, self._paid, self._provider, self._items)
         if self._unlisted:
             found.append(mismatch(f"and {self._unlisted} more faults of content"))
         self._ready.append(
