@@ -61,9 +61,11 @@ async def test_of_several_lines_nobody_can_tell_which_was_paid_less(company: Com
     assert {name: row["detail"][name] for name in numbers} == numbers
 
 
-@pytest.mark.parametrize(("reason", "adjusted"), [("29", (0, 2_000)), ("45", (10_000, 10_000))])
+@pytest.mark.parametrize(
+    ("reason", "adjusted", "denied"), [("29", (0, 2_000), {"denied_line": 2}), ("45", (10_000, 10_000), {})]
+)
 async def test_of_a_claim_that_was_paid_nothing_it_is_every_lines(
-    company: Company, reason: str, adjusted: tuple[int, int]
+    company: Company, reason: str, adjusted: tuple[int, int], denied: dict[str, int]
 ) -> None:
     """One reason took all that the lines had been paid: of none anything was. Only what is contractual writes off."""
     charges = await charged(company, "A", 2)
@@ -72,7 +74,7 @@ async def test_of_a_claim_that_was_paid_nothing_it_is_every_lines(
     receipt = await receipt_of(company, paid, claim("A", [[], [("CO", "253", 2_000)]], taken))
     assert (receipt["amount_cents"], receipt["applied_cents"]) == (1_000, 0)
     assert await figures(company, charges) == [(0, cents, 0) for cents in adjusted]
-    assert await company.reasons() == {"unmatched_claim": 1}
+    assert await company.reasons() == {"unmatched_claim": 1, **denied}
 
 
 @pytest.mark.parametrize("seed", range(4))

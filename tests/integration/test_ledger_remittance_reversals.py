@@ -131,7 +131,7 @@ async def test_a_payment_is_taken_back_and_not_the_denial_before_it(company: Com
     assert await now(company, charge) == (6_000, 4_000, 0, 0)
     await remit(company, forwarded(back(*renamed(second))))
     assert await now(company, charge) == (0, 4_000, 6_000, 0)
-    assert await company.exceptions() == []
+    assert await company.reasons() == {"denied_line": 1}
 
 
 UNKNOWN: dict[str, tuple[list[list[Cas]], list[Cas], dict[str, int]]] = {

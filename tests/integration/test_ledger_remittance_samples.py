@@ -78,7 +78,7 @@ async def test_a_reversal_and_its_correction_in_one_remittance(company: Company)
     other = await two_lines(company, "PT-1002", payer=payer)
     await sent(company, "01")
     feed = await sent(company, "02")
-    assert (feed["posted"], feed["exceptions"]) == (1, 0)
+    assert (feed["posted"], feed["exceptions"], await company.reasons()) == (1, 1, {"denied_line": 1})
     assert [figures(charge) for charge in await charges_now(company, first)] == [
         (4_966, 5_534, 0, 1_500),
         (0, 0, 5_500, 500),  # CO 97 on an unpaid line is a denial to be worked, not a write-off.
@@ -130,14 +130,18 @@ async def test_a_denial_moves_and_writes_off_nothing(company: Company) -> None:
     await proven(company)
 
 
-@pytest.mark.parametrize(("status", "adjusted", "patient"), [("4", 0, 0), ("1", 6_000, 1_500)])
-async def test_what_an_unpaid_claim_moves(company: Company, status: str, adjusted: int, patient: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "adjusted", "patient", "reasons"), [("4", 0, 0, {}), ("1", 6_000, 1_500, {"denied_line": 1})]
+)
+async def test_what_an_unpaid_claim_moves(
+    company: Company, status: str, adjusted: int, patient: int, reasons: dict[str, int]
+) -> None:
     """Denied: nothing, whatever its reasons. Processed and not paid: what is contractual, and the patient's part."""
     charge = await charge_of(company, "A")
     unpaid = (("CO", "45", 6_000), ("PR", "1", 1_500), ("CO", "16", 2_500))
     await sent(company, check(claim("A", service(adjustments=unpaid), status=status)))
     assert figures((await charges_now(company, [charge]))[0]) == (0, adjusted, 10_000 - adjusted - patient, patient)
-    assert await company.reasons() == {}
+    assert await company.reasons() == reasons
 
 
 async def test_a_secondary_payer_does_not_repeat_what_the_first_did(company: Company) -> None:

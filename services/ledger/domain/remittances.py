@@ -12,11 +12,11 @@ from uuid import UUID
 from services.ledger.domain.books import PATIENT, PAYER, Books, Charge, Payer, Payment, Words
 from services.ledger.domain.charges import TO_PATIENT, adjust
 from services.ledger.domain.commands import Adjustment, Command
+from services.ledger.domain.denials import DENIED_LINE, denied, to_post
 from services.ledger.domain.document_acts import PayerPayment
 from services.ledger.domain.draft import Draft
 from services.ledger.domain.feed_acts import (
     CORRECTION,
-    PRIOR_PAYER,
     REVERSAL,
     ApplyRemittance,
     LocateRemittance,
@@ -32,11 +32,7 @@ from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
 from shared.ids import uuid7
 
-_DENIED = "4"
 _GROUPS = ("CO", "PR", "OA", "PI")
-_CONTRACTUAL = frozenset({"45", "253"})
-"""Fee schedule and sequestration: written off even where nothing was paid. Any other reason on an unpaid line is a
-denial to be worked, not an automatic write-off."""
 
 
 def post_remittance(books: Books, journal: Journal, command: Command, act: PostRemittance) -> dict[str, Any]:
@@ -159,7 +155,7 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
     move of the patient's part, which is what remains."""
     books, charge, payer_id = draft.books, match.charge, payment.words.payer_id
     apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
-    rows = with_groups(books, payer_id, match, _to_post(match))
+    rows = with_groups(books, payer_id, match, to_post(match))
     fit = _fit_together(charge, rows) if len(rows) > 1 else None
     for group, reason, cents in sorted(rows, key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0):
         refusal = adjustment_refusal(charge, group, reason, cents, fit)
@@ -172,6 +168,9 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
         elif group != TO_PATIENT or (charge.payer_id and -charge.due[PATIENT] <= cents <= charge.due[PAYER]):
             # The patient's part moves only while the payer still owes it; a charge without a payer is all his.
             adjust(draft, charge, Adjustment(charge.charge_id, group, reason, cents), payment)
+    if not match.line.paid_cents and charge.due[charge.party] > 0 and (left := denied(match)):
+        numbers = {"charge_cents": match.line.charge_cents, "denied_cents": sum(cents for _, _, cents in left)}
+        misses.append(_miss(DENIED_LINE, match, charge, **numbers, adjustments=[list(row) for row in left]))
 
 
 def _fit_together(charge: Charge, rows: Sequence[tuple[str, str, int]]) -> bool | None:
@@ -199,18 +198,6 @@ def _is_known(group: str, reason: str) -> bool:
 def _fits(charge: Charge, cents: int) -> bool:
     """No more is written off than is open, and no more is taken back than was written off."""
     return -charge.adjusted_cents <= cents <= charge.balance_cents
-
-
-def _to_post(match: Match) -> list[tuple[str, str, int]]:
-    """What of a line is posted as it stands there."""
-    if match.claim.status == _DENIED:
-        return []
-    return [
-        (group, reason, cents)
-        for group, reason, cents in match.line.adjustments
-        if (group, reason) != ("OA", PRIOR_PAYER)
-        and (match.line.paid_cents or group == TO_PATIENT or reason in _CONTRACTUAL)
-    ]
 
 
 def _miss(reason: str, match: Match, charge: Charge, **numbers: Any) -> Miss:

@@ -19,6 +19,7 @@ from services.ledger import service
 from services.ledger.deciding import Verdict
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
+from services.ledger.domain.denials import DENIED_LINE
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.feeds import csv_retry, emr, fhir_retry, hl7_retry, mappings, quarantine, remittances
@@ -162,6 +163,9 @@ async def _remittances(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) ->
     results: Results = {row.exception_id: refused.get(ordinal) for ordinal, row in whole.items()}
     commands: list[tuple[int, Command]] = []
     for row in parts:
+        if row.reason == DENIED_LINE:  # Its line was applied as far as it may be; the rest is for a person to decide.
+            results[row.exception_id] = row.reason, row.detail
+            continue
         claim = claims.get(_place(row))
         act = _part(row, claim)
         if act is None or claim is None:
