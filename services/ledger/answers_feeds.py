@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from services.ledger.feeds.claim_store import State
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.hl7.profiles import ProfileIn
-from services.ledger.wire_feeds import ClinicMapping, FeeIn, PayerMapping, ProcedureMapping
+from services.ledger.wire_feeds import ClinicMapping, FeeIn, PayeeMapping, PayerMapping, ProcedureMapping
 from shared.fields import Source
 
 
@@ -181,12 +181,17 @@ class ProcedureMappingRow(ProcedureMapping, Changed):
     pass
 
 
+class PayeeMappingRow(PayeeMapping, Changed):
+    pass
+
+
 class MappingsDocument(BaseModel):
     """What the company's feeds mean by their words."""
 
     clinics: list[ClinicMappingRow]
     payers: list[PayerMappingRow]
     procedures: list[ProcedureMappingRow]
+    payees: list[PayeeMappingRow]
 
 
 class Hl7ProfileDocument(ProfileIn):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from services.ledger.wire import Page
-from shared.fields import Body, Id, IsoDate, Line, Memo, ProcedureCode, Query
+from shared.fields import Body, Id, IsoDate, Line, Memo, Npi, ProcedureCode, Query
 from shared.money import PositiveCents
 
 
@@ -50,12 +50,20 @@ class ProcedureMapping(Body):
     procedure_code: ProcedureCode
 
 
+class PayeeMapping(Body):
+    """What payers call the company where they name no NPI: its tax id, a number of theirs, its name."""
+
+    alias: Line
+    npi: Npi
+
+
 class MappingsIn(Body):
     """All mappings of the company, as they shall be: what is left out is taken away."""
 
     clinics: Annotated[list[ClinicMapping], Field(max_length=2_000)]
     payers: Annotated[list[PayerMapping], Field(max_length=5_000)]
     procedures: Annotated[list[ProcedureMapping], Field(max_length=5_000)]
+    payees: Annotated[list[PayeeMapping], Field(max_length=500, default_factory=list)]
 
 
 class FeeIn(Body):

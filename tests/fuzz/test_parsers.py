@@ -34,6 +34,7 @@ from services.ledger.feeds.hl7.dft import understand as understand_dft
 from services.ledger.feeds.hl7.model import Profile as Hl7Profile
 from services.ledger.feeds.hl7.reader import Unreadable
 from services.ledger.feeds.hl7.reader import read as read_hl7
+from services.ledger.feeds.payees import Payees
 from services.ledger.feeds.remittance_facts import claim_of, payment_key, refusal_detail, refusal_of
 from services.ledger.feeds.x12 import acknowledgements
 from services.ledger.feeds.x12.claim_status import ClaimStatus
@@ -154,11 +155,12 @@ def _x12_money(content: bytes) -> None:
                 assert event.header.amount_cents == paid - provider
             assert event.reason is None or refusal_detail(event, event.reason)
             assert len(payment_key(event)) == 64
-            refusal_of(event, ("1234567893",))
+            if reason := refusal_of(event, Payees(frozenset({"1234567893"}), {})):
+                assert refusal_detail(event, reason)["problems"]
         else:
             assert isinstance(event, EnvelopeFault | Transaction)
     surveyed = survey([content[:77], content[77:]])
-    assert [replace(one, content_hash="") for one in surveyed] == _judged(events)
+    assert [replace(one, content_hash="", rendering=()) for one in surveyed] == _judged(events)
     assert [one.content_hash for one in surveyed] == [one.content_hash for one in survey([content])]
     if surveyed:
         b"".join(transaction_bytes([content], len(surveyed)))

@@ -117,7 +117,7 @@ async def test_mappings_are_replaced_whole_and_remembered(company: Company) -> N
     ]
     assert [(row["alias"], row["changed_by"]) for row in now["payers"]] == [("P", str(users[1]))]
     await map_words(company)
-    assert await company.get("/v1/feed-mappings") == {"clinics": [], "payers": [], "procedures": []}
+    assert await company.get("/v1/feed-mappings") == {"clinics": [], "payers": [], "procedures": [], "payees": []}
     kept = await company.stack.owner.fetch(
         "select alias, target from feed_mapping where company_id = $1 order by change_no", company.company_id
     )

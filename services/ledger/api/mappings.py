@@ -11,7 +11,7 @@ from aiohttp import web
 from services.ledger import queries, wire_feeds
 from services.ledger.answers_feeds import MappingsDocument
 from services.ledger.api.common import ledger, readers
-from services.ledger.feeds import mappings
+from services.ledger.feeds import mappings, payees
 from shared.access.principal import area
 from shared.errors import FieldError, Invalid
 from shared.web import Call, Endpoint, json_response
@@ -20,7 +20,10 @@ _TARGETS = {
     "clinic": ("clinics", "location_id"),
     "payer": ("payers", "payer_id"),
     "procedure": ("procedures", "procedure_code"),
+    "payee": ("payees", "npi"),
 }
+_IN_ANY_CASE = ("payers", "payees")
+"""Known by name or id, however it is written; clinics and codes are the sender's own words."""
 
 
 async def read(call: Call) -> web.Response:
@@ -48,8 +51,7 @@ def _repeated(body: wire_feeds.MappingsIn) -> Iterable[FieldError]:
     for rows, _ in _TARGETS.values():
         seen: set[str] = set()
         for place, row in enumerate(getattr(body, rows)):
-            # Payers are known by name or id in whatever case; clinics and codes are the sender's own words.
-            alias = row.alias.upper() if rows == "payers" else row.alias
+            alias = row.alias.upper() if rows in _IN_ANY_CASE else row.alias
             if alias in seen:
                 yield FieldError(f"{rows}.{place}.alias", "repeated", "The alias is mapped above")
             seen.add(alias)
@@ -68,7 +70,12 @@ async def _unknown(call: Call, body: wire_feeds.MappingsIn) -> list[FieldError]:
             for place, one in enumerate(ids)
             if one not in known or not getattr(known[one], "active", True)
         ]
-    return faults
+    npis = (await payees.read(ledger(call).pool, company)).npis if body.payees else frozenset()
+    return faults + [
+        FieldError(f"payees.{place}.npi", "unknown_npi", "It is no NPI of the company")
+        for place, row in enumerate(body.payees)
+        if row.npi not in npis
+    ]
 
 
 async def _document(call: Call) -> dict[str, Any]:
@@ -94,7 +101,7 @@ ENDPOINTS = (
         "/v1/feed-mappings",
         replace,
         area("payment_posting", "edit"),
-        "Replace all mappings of clinics, payers and procedure codes",
+        "Replace all mappings of clinics, payers, procedure codes and payees",
         body=wire_feeds.MappingsIn,
         answer=MappingsDocument,
     ),

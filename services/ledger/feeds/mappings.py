@@ -15,7 +15,7 @@ from services.ledger.domain.later_acts import EmrTotals
 from services.ledger.feeds.cloudevents import EmrEvent, envelope, understand
 from shared.db import acquire, reading
 
-KINDS: Final = ("clinic", "payer", "procedure")
+KINDS: Final = ("clinic", "payer", "procedure", "payee")
 _NOW = "select kind, alias, target, changed_by, changed_at from feed_mapping_now where company_id = $1 order by 1, 2"
 _CHANGE = """
 insert into feed_mapping (company_id, kind, alias, target, changed_by)

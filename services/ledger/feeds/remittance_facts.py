@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Any
 from uuid import uuid5
 
 from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine
 from services.ledger.domain.feed_items import FeedItem
+from services.ledger.feeds import payees
 from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.payees import Payees
 from services.ledger.feeds.x12.model import Adjustment, Claim, Header, Line, Transaction
 from shared.money import MAX_CENTS
 
-_NO_PAYEE: Final = "wrong_payee"
 NUMBER, NAME, CODE = 80, 200, 10
 """Longest numbers, names and codes: the standard has 50, 60 and 5, but an element may be as long as a segment."""
 
@@ -36,16 +37,14 @@ def payment_key(transaction: Transaction) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def refusal_of(transaction: Transaction, npis: tuple[str, ...]) -> str | None:
+def refusal_of(transaction: Transaction, ours: Payees) -> str | None:
     """Why a whole transaction must not post, in the codes of api.md."""
     header = transaction.header
     if transaction.reason or header is None:
         return transaction.reason
     if _unusable(header):
         return "envelope_mismatch"
-    if npis and not set(header.payee_npis) & set(npis):
-        return _NO_PAYEE
-    return None
+    return ours.refusal(transaction)
 
 
 def _unusable(header: Header) -> list[str]:
@@ -67,8 +66,8 @@ def refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
     problems: list[dict[str, Any]] = [
         {"code": p.code, "detail": p.detail, **dict(p.numbers)} for p in transaction.problems
     ]
-    if reason == _NO_PAYEE:
-        problems.append({"code": reason, "detail": "N1*PE is not one of the company's NPIs"})
+    if reason in (payees.WRONG, payees.UNKNOWN):
+        problems.append(payees.problem(transaction, reason))
     elif not problems and header:
         problems = [{"code": reason, "detail": detail} for detail in _unusable(header)]
     return {

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from services.ledger import service
@@ -31,7 +30,7 @@ from services.ledger.domain.feed_acts import (
 )
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.remittances import shared
-from services.ledger.feeds import answers, claim_store, claims, intake, mappings
+from services.ledger.feeds import answers, claim_store, claims, intake, mappings, payees
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.remittance_facts import (
@@ -60,7 +59,7 @@ _PIECES_TO_RESTATE: Final = 30
 
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
     """Post a surveyed file. `chunks()` starts reading its raw form from the beginning."""
-    npis = await _npis(ledger.pool, feed.company_id)
+    ours = await payees.read(ledger.pool, feed.company_id)
     accepted: dict[int, Transaction] = {}
     for transaction in found.transactions:
         item = item_of(feed, transaction)
@@ -68,7 +67,7 @@ async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: st
             continue
         if transaction.header is None:
             await intake.record(ledger.pool, feed, item, "ignored", f"transaction_set_{transaction.set_id}")
-        elif reason := refusal_of(transaction, npis):
+        elif reason := refusal_of(transaction, ours):
             await intake.record(ledger.pool, feed, item, "quarantined", reason, refusal_detail(transaction, reason))
         else:
             accepted[transaction.ordinal] = transaction
@@ -85,7 +84,7 @@ async def process_again(
     ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, retries: Mapping[int, Retry]
 ) -> dict[int, tuple[str, dict[str, Any]]]:
     """Post what was quarantined of a stored file, by its place there; why it still must not be, with the numbers."""
-    npis = await _npis(ledger.pool, feed.company_id)
+    ours = await payees.read(ledger.pool, feed.company_id)
     refused: dict[int, tuple[str, dict[str, Any]]] = {}
     accepted: dict[int, Transaction] = {}
     for transaction in (await examine(chunks)).transactions:
@@ -93,7 +92,7 @@ async def process_again(
             continue
         if transaction.header is None:  # An acknowledgement that contradicts itself will do so for ever.
             refused[transaction.ordinal] = "envelope_mismatch", {"set_id": transaction.set_id}
-        elif reason := refusal_of(transaction, npis):
+        elif reason := refusal_of(transaction, ours):
             refused[transaction.ordinal] = reason, refusal_detail(transaction, reason)
         else:
             accepted[transaction.ordinal] = transaction
@@ -293,7 +292,3 @@ def _hash(piece: _Piece) -> bytes:
     if piece.number == 0:
         return bytes.fromhex(piece.transaction.content_hash)
     return hashlib.sha256(orjson.dumps(piece.claims)).digest()
-
-
-async def _npis(pool: asyncpg.Pool, company_id: UUID) -> tuple[str, ...]:
-    return tuple(await pool.fetchval("select npis from directory_company where company_id = $1", company_id) or ())

@@ -65,6 +65,10 @@ class Party:
         """REF02 of the first REF with this qualifier, or nothing."""
         return _first(self.references, qualifier)
 
+    def references_of(self, qualifier: str) -> tuple[str, ...]:
+        """REF02 of every REF with this qualifier."""
+        return tuple(value for kind, value in self.references if kind == qualifier)
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -108,8 +112,15 @@ class Header:
 
     @property
     def payee_npis(self) -> tuple[str, ...]:
-        """N104 where N103 says XX; empty when the payee is named by tax id."""
-        return (self.payee.identifier,) if self.payee.qualifier == "XX" and self.payee.identifier else ()
+        """N104 where N103 says XX, REF*HPI; empty when the payee is named by tax id."""
+        named = (self.payee.identifier,) if self.payee.qualifier == "XX" and self.payee.identifier else ()
+        return named + self.payee.references_of("HPI")
+
+    @property
+    def payee_names(self) -> tuple[str, ...]:
+        """What the payee goes by, best first: N104, REF*TJ, N102."""
+        known = (self.payee.identifier, self.payee_tax_id, self.payee.name)
+        return tuple(dict.fromkeys(value for value in known if value))
 
     @property
     def payee_tax_id(self) -> str:
@@ -259,6 +270,10 @@ class Transaction:
     provider_cents: int = 0
     """Sum of PLB, as sent."""
     provider: tuple[ProviderAdjustment, ...] = ()
+    providers: tuple[str, ...] = ()
+    """TS301 and PLB01: of whom the claims and the adjustments are."""
+    rendering: tuple[str, ...] = ()
+    """The NPIs of NM1*82, where every claim has one; told only by the survey, and only where N1*PE names no NPI."""
     content_hash: str = ""
     """Same for the same payment in another envelope, other separators, other line breaks. Only the survey tells it."""
     problems: tuple[Finding, ...] = ()

@@ -30,6 +30,8 @@ MAX_LINES = 10_000
 """A claim is held whole; the TR3 allows 999 lines, some hundred kilobytes."""
 
 _FINDINGS_SHOWN = 20
+_PROVIDERS_KEPT = 1000
+"""More than a company may have NPIs: one more is enough to tell that they are not all its own."""
 _HASHED_AT_ONCE = 128
 _HASH_ELEMENT, _HASH_COMPONENT, _HASH_SEGMENT = "\r", "\0", "\n"
 """Three characters that no element can hold once the reader is through with it."""
@@ -50,6 +52,7 @@ class Remittance:
         """CLP02 of the claim that is open."""
         self._claims = self._lines = self._claim_lines = self._items = self._paid = self._provider = 0
         self._provider_rows: list[ProviderAdjustment] = []
+        self._providers: dict[str, None] = {}
         self._segments = 1
         self._problems = list(problems)
         self._unlisted = self._faults = 0
@@ -67,6 +70,7 @@ class Remittance:
             "DTM": self._dtm,
             "REF": self._ref,
             "PLB": self._plb,
+            "TS3": self._ts3,
         }
 
     def take(self, segment: list[str]) -> Sequence[Event]:
@@ -99,6 +103,8 @@ class Remittance:
                 paid_cents=self._paid,
                 provider_cents=self._provider,
                 provider=tuple(self._provider_rows),
+                providers=tuple(self._providers),
+                rendering=self._rendering(),
                 content_hash=self._content_hash(),
                 problems=(*self._problems, *found),
                 faults=self._faults,
@@ -112,6 +118,7 @@ class Remittance:
         if self._header is None:
             self._header = self._opening.close()
             self._ready.append(self._header)
+            self._announced(self._header)
         return self._header
 
     def _close_claim(self) -> None:
@@ -121,8 +128,14 @@ class Remittance:
             self._others = self._others or not reversal
             self._status = None
 
+    def _announced(self, header: Header) -> None:
+        pass
+
     def _content_hash(self) -> str:
         return ""
+
+    def _rendering(self) -> tuple[str, ...]:
+        return ()
 
     def _fault(self, detail: str) -> None:
         self._faults += 1
@@ -212,10 +225,14 @@ class Remittance:
         if self._header is None:
             self._opening.ref(segment)
 
+    def _ts3(self, segment: list[str]) -> None:
+        _keep(self._providers, fields(segment, 1)[0].strip())
+
     def _plb(self, segment: list[str]) -> None:
         self._close_claim()
         self._announce()
         provider, fiscal = fields(segment, 2)
+        _keep(self._providers, provider.strip())
         for i in range(3, len(segment), 2):
             amount = self._cents(segment, i + 1)
             if not (amount or segment[i]):
@@ -238,6 +255,8 @@ class Survey(Remittance):
         self._digest = hashlib.sha256()
         self._unhashed: list[list[str]] = []
         self._claim_size = 0
+        self._renderers: dict[str, None] = {}
+        self._rendered = self._last_rendered = 0
 
     def take(self, segment: list[str]) -> Sequence[Event]:
         """The next segment after ST."""
@@ -245,6 +264,20 @@ class Survey(Remittance):
         if len(self._unhashed) >= _HASHED_AT_ONCE:
             self._flush()
         return super().take(segment)
+
+    def _announced(self, header: Header) -> None:
+        if not header.payee_npis:
+            self._handlers["NM1"] = self._nm1
+
+    def _nm1(self, segment: list[str]) -> None:
+        entity, *_, qualifier, identifier = (text.strip() for text in fields(segment, 9))
+        if entity == "82" and qualifier == "XX" and self._status is not None:
+            _keep(self._renderers, identifier)
+            self._rendered += self._last_rendered != self._claims
+            self._last_rendered = self._claims
+
+    def _rendering(self) -> tuple[str, ...]:
+        return tuple(self._renderers) if self._rendered == self._claims else ()
 
     def _content_hash(self) -> str:
         self._flush()
@@ -264,3 +297,8 @@ class Survey(Remittance):
         elif self._claim_size > MAX_CLAIM:
             raise X12Unreadable(f"A claim of transaction {self._ordinal} is larger than {MAX_CLAIM} bytes")
         self._unhashed.clear()
+
+
+def _keep(names: dict[str, None], identifier: str) -> None:
+    if len(names) <= _PROVIDERS_KEPT:
+        names[identifier] = None
