@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from uuid import uuid4
 
 import pytest
 
-from tests.support.feed_work import charge_of, check, claim, service
+from services.ledger.domain import payments
+from services.ledger.feeds import remittances
+from tests.support.feed_work import charge_of, check, claim, retried, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven, sent
 from tests.support.x12_builder import Service, x12_file
@@ -150,6 +152,63 @@ async def test_a_check_without_number_or_date_is_quarantined_and_it_is_told_what
     (row,) = await company.exceptions()
     assert row["reason"] == "envelope_mismatch"
     assert [problem["detail"] for problem in row["detail"]["problems"]] == told
+
+
+async def test_a_settlement_of_the_coming_month_is_posted_and_a_later_one_waits(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's payment may be as far ahead and no further. Twice two pieces, of which the second must not post."""
+    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", 1)
+    await charge_of(company, "A")
+    await charge_of(company, "B")
+    last = company.today + timedelta(days=31)
+    paid = check(claim("A", service()), claim("B", service()), trace="FAR")
+    feed = await sent(company, replace(paid, on=last + timedelta(days=1)))
+    assert (feed["quarantined"], feed["posted_total_cents"], feed["difference_cents"]) == (1, 0, 16_000)
+    (row,) = await company.exceptions()
+    assert (row["reason"], row["quarantined"]) == ("deposit_date_range", True)
+    assert row["detail"] == {
+        "field": "BPR16",
+        "deposit_date": str(last + timedelta(days=1)),
+        "latest": str(last),
+        "message": "The payment date is too far ahead",
+    }
+    failed = await retried(company, row)
+    assert (failed["state"], failed["history"][-1]["reason"]) == ("open", "deposit_date_range")
+    assert (await company.rows())["remittance_line"] == 0
+    assert (await sent(company, replace(paid, on=last)))["posted"] == 1
+    assert (await company.sums())["applied_cents"] == 16_000
+    assert await company.reasons(state="open") == {"deposit_date_range": 1}
+    await proven(company)
+
+
+async def test_a_settlement_that_was_too_far_ahead_posts_once_its_day_is_near(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charge = await charge_of(company, "A")
+    await sent(company, check(claim("A", service()), on=company.today + timedelta(days=40)))
+    (row,) = await company.exceptions()
+    monkeypatch.setattr(payments, "_DAYS_AHEAD", 40)  # as if nine days had passed
+    assert (await retried(company, row))["state"] == "retried"
+    assert figures((await charges_now(company, [charge]))[0])[0] == 8_000
+    await proven(company)
+
+
+@pytest.mark.parametrize("on", [date(2062, 1, 15), date(2199, 12, 31)])
+async def test_a_payment_of_another_age_waits(company: Company, on: date) -> None:
+    await sent(company, check(claim("A", service()), on=on))
+    assert await company.reasons() == {"deposit_date_range": 1}
+    assert (await company.sums())["payments"] == 0
+
+
+@pytest.mark.parametrize("on", [date(2003, 10, 16), date(2019, 2, 28)])
+async def test_remittances_of_years_ago_are_loaded(company: Company, on: date) -> None:
+    """What a practice brings along when it moves here."""
+    await charge_of(company, "A", date_of_service=str(on))
+    line = service(on=on)
+    feed = await sent(company, check(claim("A", line, on=on), on=on))
+    assert (feed["posted"], feed["exceptions"]) == (1, 0)
+    assert (await company.get("/v1/payments"))["items"][0]["deposit_date"] == str(on)
 
 
 async def test_a_filler_for_the_payment_date_gives_way_to_the_day_the_835_was_made(company: Company) -> None:

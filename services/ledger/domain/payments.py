@@ -270,8 +270,13 @@ def live_payment(books: Books, payment_id: UUID) -> Payment:
     return payment
 
 
+def latest_deposit_date(books: Books) -> date:
+    """The last day that money may be said to come in."""
+    return books.today + timedelta(days=_DAYS_AHEAD)
+
+
 def check_deposit_date(books: Books, day: date) -> None:
-    if not books.today - timedelta(days=_DAYS_BACK) <= day <= books.today + timedelta(days=_DAYS_AHEAD):
+    if not books.today - timedelta(days=_DAYS_BACK) <= day <= latest_deposit_date(books):
         raise Invalid.field(
             "deposit_date",
             "deposit_date_range",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +27,8 @@ from services.ledger.domain.feed_acts import (
 from services.ledger.domain.journal import Journal
 from services.ledger.domain.later_acts import RetryClaim
 from services.ledger.domain.matching import Match, Miss, key_of, match_claims
-from services.ledger.domain.payments import apply_cents, new_payment
+from services.ledger.domain.outcomes import NotApplied
+from services.ledger.domain.payments import apply_cents, latest_deposit_date, new_payment
 from services.ledger.domain.reversals import standing, with_groups
 from services.ledger.domain.traces import Told, repeated, tell, told_before
 from shared.errors import NotFound
@@ -40,6 +42,7 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
     told = Told("x12", act.payment_key, act.check_number, act.amount_cents)
     if known := told_before(books, told, known_payer(books, act.payer_id, act.payer_name, act.payer_ids)):
         return {**_document(known, ()), **repeated(books, journal, known, told)}
+    _check_date(books, act.deposit_date)
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance", command.actor.user_id, command.correlation_id)
     payer = payer_of(books, draft, act.payer_id, act.payer_name, act.payer_ids)
@@ -68,6 +71,14 @@ def post_remittance(books: Books, journal: Journal, command: Command, act: PostR
     report(books, journal, act, payment.payment_id, misses)
     draft.close()
     return _document(payment, matches)
+
+
+def _check_date(books: Books, day: date) -> None:
+    """Money is announced some days ahead, as in a person's payment; a later day is a slip. How long ago is free: who
+    moves here brings the remittances of years."""
+    if day > (latest := latest_deposit_date(books)):
+        numbers = {"field": "BPR16", "deposit_date": str(day), "latest": str(latest)}
+        raise NotApplied("deposit_date_range", {**numbers, "message": "The payment date is too far ahead"})
 
 
 def apply_remittance(books: Books, journal: Journal, command: Command, act: ApplyRemittance) -> dict[str, Any]:
