@@ -95,6 +95,15 @@ async def test_a_claim_denied_whole_stays_one_row_in_the_list_of_claims(company:
     assert [one["claim_number"] for one in (await company.get("/v1/claims", state="denied"))["items"]] == ["A"]
 
 
+async def test_a_claim_called_denied_of_which_something_was_paid_is_taken_as_processed(company: Company) -> None:
+    """CLP02 = 4 is for claims of which nothing was; what was adjusted beside the money must not be lost."""
+    charges = await two_charges(company)
+    await remit(company, check(claim("A", service(), unpaid(("CO", "97", 10_000)), status="4")))
+    assert [figures(one) for one in await charges_now(company, charges)] == [(8_000, 2_000, 0, 0), (0, 0, 10_000, 0)]
+    assert await company.reasons() == {"denied_line": 1}
+    await true(company)
+
+
 async def test_a_claim_without_lines_is_its_own_denied_line(company: Company) -> None:
     await charge_of(company, "A")
     whole = claim("A", charge_only_cents=10_000, adjustments=(("CO", "29", 10_000),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.ledger.domain.charges import TO_PATIENT
-from services.ledger.domain.feed_acts import PRIOR_PAYER
+from services.ledger.domain.feed_acts import PRIOR_PAYER, RemittanceClaim
 from services.ledger.domain.matching import Match
 
 DENIED_LINE: Final = "denied_line"
@@ -22,7 +22,7 @@ Triplet = tuple[str, str, int]
 
 def to_post(match: Match) -> list[Triplet]:
     """What of a line is posted as it stands there."""
-    if match.claim.status == _DENIED:
+    if _is_denied_whole(match.claim):
         return []
     rows = [row for row in match.line.adjustments if row[:2] != _PRIOR]
     return rows if match.line.paid_cents else [row for row in rows if not _is_denial(row)]
@@ -31,9 +31,13 @@ def to_post(match: Match) -> list[Triplet]:
 def denied(match: Match) -> list[Triplet]:
     """What of an unpaid line neither was paid nor is posted. Of a claim denied whole nothing: that one is worked from
     the list of claims, which has it as denied."""
-    if match.line.paid_cents or match.claim.status == _DENIED:
+    if match.line.paid_cents or _is_denied_whole(match.claim):
         return []
     return [row for row in match.line.adjustments if row[2] > 0 and row[:2] != _PRIOR and _is_denial(row)]
+
+
+def _is_denied_whole(claim: RemittanceClaim) -> bool:
+    return claim.status == _DENIED and not claim.paid_cents
 
 
 def _is_denial(row: Triplet) -> bool:
