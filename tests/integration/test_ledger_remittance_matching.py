@@ -8,11 +8,13 @@ Decided here where the rules are silent, always in favour of "never lose or inve
   reason does.
 * A line that was applied by another payment is not applied again, whichever check repeats it: `duplicate_line`.
 * A line's own number (REF*6R) names a charge of the claim before code, date and amount do, and a charge anywhere in
-  the company only where it is longer than a mere count of lines. Two lines that mean one charge mean none.
+  the company only where it is longer than a mere count of lines. Two lines that mean one charge mean none, unless they
+  carry one number and only add up to what one charge is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from tests.support.feed_work import PAID, charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven, sent
-from tests.support.x12_builder import ClaimPayment, ProviderLevel, Service, x12_file
+from tests.support.x12_builder import Cas, ClaimPayment, ProviderLevel, Service, x12_file
 
 
 @pytest.mark.parametrize(
@@ -211,3 +213,75 @@ async def test_a_claim_that_does_not_balance_is_not_applied(company: Company) ->
     assert row["detail"]["violations"]
     assert (await charges_now(company, [charge]))[0]["applied_cents"] == 0
     assert (await company.sums())["unapplied_cents"] == 8_000
+
+
+async def test_a_line_of_nothing_means_no_charge(company: Company) -> None:
+    """Codes that only report something are charged 0.00: the books have no such charge, and there is no work in it."""
+    charge = await charge_of(company, "A")
+    report = Service(charge_cents=0, code="G8978")
+    feed = await sent(company, check(claim("A", service(), report), claim("A", report)))
+    assert (feed["posted"], feed["exceptions"]) == (1, 0), await company.exceptions()
+    assert figures((await charges_now(company, [charge]))[0]) == (8_000, 2_000, 0, 0)
+    await proven(company)
+
+
+def split(first: Sequence[Cas], second: Sequence[Cas], number: str = "L-77", sign: int = 1, **fields: Any) -> Any:
+    """A line of 400.00, told as one of 300.00 and one of 100.00."""
+    parts = [(30_000, first), (10_000, second)]
+    lines = [
+        service(
+            charge_cents=sign * cents,
+            adjustments=[(group, reason, sign * amount) for group, reason, amount in rows],
+            control_number=number,
+        )
+        for cents, rows in parts
+    ]
+    return claim("A", *lines, **fields)
+
+
+@pytest.mark.parametrize("external_id", [None, "L-77", "A-L-77"])
+async def test_a_line_that_the_payer_has_split_is_applied_to_its_one_charge(
+    company: Company, external_id: str | None
+) -> None:
+    """Three units of four are paid. Both parts carry the number of the line that was sent (REF*6R)."""
+    charge = await charge_of(company, "A", amount_cents=40_000, units=4, external_id=external_id)
+    parts = [("CO", "45", 6_000)], [("CO", "151", 10_000)]
+    feed = await sent(company, check(split(*parts, icn="I1")))
+    assert (feed["posted"], await company.reasons()) == (1, {"denied_line": 1})
+    assert figures((await charges_now(company, [charge]))[0]) == (24_000, 6_000, 10_000, 0)
+    again = await sent(company, check(split(*parts, icn="I1")))
+    assert await company.reasons() == {"denied_line": 1, "duplicate_line": 2}, again
+    paid = check(split(*parts, sign=-1, status="22", icn="I1"), split(parts[0], [("CO", "45", 2_000)], icn="I1"))
+    await sent(company, paid)
+    assert await company.reasons() == {"denied_line": 1, "duplicate_line": 2}
+    assert figures((await charges_now(company, [charge]))[0]) == (32_000, 8_000, 0, 0)
+    await proven(company)
+
+
+@pytest.mark.parametrize(
+    ("charges", "number"),
+    [
+        ([{"amount_cents": 39_999}], "L-77"),  # They do not add up to it.
+        ([{"amount_cents": 40_000}] * 2, "L-77"),  # Two that it may be.
+        ([{"amount_cents": 40_000}], ""),  # Nothing says that they are one.
+    ],
+)
+async def test_lines_that_need_not_be_parts_of_one_are_left_to_a_person(
+    company: Company, charges: list[dict[str, Any]], number: str
+) -> None:
+    payer = await company.payer()
+    made = [await charge_of(company, "A", payer_id=payer["id"], **fields) for fields in charges]
+    await sent(company, check(split([("CO", "45", 6_000)], [("CO", "45", 2_000)], number)))
+    assert await company.reasons() == {"unmatched_claim": 1}
+    assert {figures(one)[0] for one in await charges_now(company, made)} == {0}
+    assert (await company.sums())["unapplied_cents"] == 32_000
+
+
+async def test_a_charge_that_another_line_means_is_not_joined_from_parts(company: Company) -> None:
+    charge = await charge_of(company, "A", amount_cents=40_000, units=4)
+    parts = split([("CO", "45", 6_000)], [("CO", "45", 2_000)])
+    whole = service(charge_cents=40_000, adjustments=[("CO", "45", 30_000)])
+    await sent(company, check(claim("A", whole, *parts.services)))
+    assert await company.reasons() == {"unmatched_claim": 2}
+    assert figures((await charges_now(company, [charge]))[0]) == (10_000, 30_000, 0, 0)
+    await proven(company)

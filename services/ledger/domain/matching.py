@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from services.ledger.domain.books import Books, Charge
 from services.ledger.domain.feed_acts import (
@@ -85,11 +86,17 @@ def _match_claim(names: _Names, claim: RemittanceClaim, matches: list[Match], mi
     if not lines:
         misses.append(Miss("claim_level_adjustment", claim, _claim_level(claim)))
         return
+    if not claim.by_name:
+        lines = tuple(filter(_says_something, lines))
+        if not lines:
+            return
     names_of = [line_names(claim, line) for line in lines]
     taken = frozenset().union(*names_of)
     fitting = [_fitting(candidates, claim, line, mine, taken) for line, mine in zip(lines, names_of, strict=True)]
     # Two lines that mean one charge: which of them it is, nobody can tell.
     meant = Counter(found[0].charge_id for found in fitting if len(found) == 1)
+    if not all(fitting):
+        _join_split_lines(candidates, claim, lines, fitting, meant, taken)
     found: list[Match] = []
     missed: list[Miss] = []
     for line, charges in zip(lines, fitting, strict=True):
@@ -136,6 +143,35 @@ def _fitting(
     if len(fitting) > 1 and line.modifiers:
         fitting = [charge for charge in fitting if set(charge.modifiers) == set(line.modifiers)] or fitting
     return fitting
+
+
+def _join_split_lines(
+    candidates: list[Charge],
+    claim: RemittanceClaim,
+    lines: Sequence[RemittanceLine],
+    fitting: list[list[Charge]],
+    meant: Counter[UUID],
+    taken: Set[str],
+) -> None:
+    """Lines that no charge fits, but all that carry one number together: a payer has told one of ours in parts, some
+    units paid and others not. Each part is then of that charge."""
+    parts: dict[str, list[int]] = defaultdict(list)
+    for place, line in enumerate(lines):
+        if line.control_number and not fitting[place]:
+            parts[line.control_number].append(place)
+    for places in parts.values():
+        if len(places) > 1:
+            whole = replace(lines[places[0]], charge_cents=sum(lines[place].charge_cents for place in places))
+            charges = _fitting(candidates, claim, whole, line_names(claim, whole), taken)
+            if len(charges) == 1 and charges[0].charge_id not in meant:
+                meant[charges[0].charge_id] = 1
+                for place in places:
+                    fitting[place] = charges
+
+
+def _says_something(line: RemittanceLine) -> bool:
+    """A code that only reports something is charged 0.00, and the books have no such charges."""
+    return bool(line.charge_cents or line.paid_cents or any(cents for _, _, cents in line.adjustments))
 
 
 def _lines_as_paid(claim: RemittanceClaim) -> tuple[RemittanceLine, ...]:
