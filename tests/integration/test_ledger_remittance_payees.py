@@ -163,3 +163,38 @@ async def test_payees_are_mapped_to_npis_of_the_company_only(stack: LedgerStack)
     found = [(error["field"], error["code"]) for error in refused.body["errors"]]
     assert sorted(found) == [("payees.0.npi", "unknown_npi"), ("payees.2.alias", "repeated")]
     assert (await put(company, {"alias": "x", "npi": "12"})).status == 422
+
+
+@pytest.mark.parametrize("tax_id_first", [True, False])
+async def test_one_payment_by_tax_id_and_by_npi_is_posted_once(stack: LedgerStack, tax_id_first: bool) -> None:
+    """A payer names the payee by tax id, the clearinghouse by NPI (beside REF*TJ): one check, two names."""
+    company = await stack.company(npis=[SECOND, OURS])
+    assert (await put(company, {"alias": TAX_ID, "npi": OURS})).status == 200
+    await charge_of(company, "A")
+    payment = check(claim("A", service()), trace="EFT-7")
+    files = [body_of(payment), x12_file([payment])][:: 1 if tax_id_first else -1]
+    assert await outcome(company, files[0]) == "posted"
+    assert await outcome(company, files[1]) == "conflict"
+    row = await the_exception(company)
+    assert (row["quarantined"], row["detail"]["bpr02_cents"]) == (True, 8_000)
+    failed = await retried(company, row)
+    assert (failed["state"], failed["history"][-1]["reason"]) == ("open", "conflict")
+    for body, (duplicates, quarantined) in zip(files, [(1, 0), (0, 1)], strict=True):
+        again = (await company.upload("x12", body)).body
+        assert (again["posted"], again["duplicates"], again["quarantined"]) == (0, duplicates, quarantined)
+    assert (await company.sums())["amount_cents"] == 8_000
+    # Another day, and another trace, are other payments, whatever they call the payee.
+    later = check(claim("B", service()), trace="EFT-8")
+    assert (await company.upload("x12", body_of(later))).body["posted"] == 1
+    await true(company)
+
+
+async def test_two_payees_of_the_company_are_paid_by_two_payments(stack: LedgerStack) -> None:
+    """Named by NPI, and by nothing that could be the other's name."""
+    company = await stack.company(npis=[SECOND, OURS])
+    for npi in (OURS, SECOND):
+        await charge_of(company, f"A{npi}")
+        payment = check(claim(f"A{npi}", service(), icn="I1"), trace="EFT-7", payee_npi=npi, payee_tax_id="")
+        body = x12_file([payment]).replace(b"REF*TJ~\n", b"REF*TJ*~\n")
+        assert await outcome(company, body) == "posted"
+    assert (await company.sums())["amount_cents"] == 16_000

@@ -18,10 +18,10 @@ NUMBER, NAME, CODE = 80, 200, 10
 """Longest numbers, names and codes: the standard has 50, 60 and 5, but an element may be as long as a segment."""
 
 
-def payment_key(transaction: Transaction) -> str:
+def payment_key(transaction: Transaction, payee: str = "") -> str:
     """Who paid what by which trace number, when and to whom (feeds.md 0.6). Who, that is TRN03 before any other number:
     a clearinghouse leaves it alone, since the bank has it too (CAQH CORE 370), and rewrites N104. Payers repeat trace
-    numbers on zero pays (RFI 1847), so there the content tells them apart."""
+    numbers on zero pays (RFI 1847), so there the content tells them apart. `payee`: another name for him."""
     header = transaction.header
     if header is None:
         raise ValueError("not a remittance")
@@ -30,7 +30,7 @@ def payment_key(transaction: Transaction) -> str:
         header.trace_number,
         str(header.amount_cents),
         str(header.deposit_date),
-        header.payee.identifier or header.payee_tax_id,
+        payee or header.payee.identifier or header.payee_tax_id,
     ]
     if header.amount_cents == 0:
         parts.append(transaction.content_hash)

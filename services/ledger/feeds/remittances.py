@@ -44,6 +44,7 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
+from services.ledger.feeds.remittance_twins import CONFLICT, posted_twins
 from services.ledger.feeds.stored import Chunks, ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, read
@@ -71,6 +72,9 @@ async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: st
             await intake.record(ledger.pool, feed, item, "quarantined", reason, refusal_detail(transaction, reason))
         else:
             accepted[transaction.ordinal] = transaction
+    for ordinal, detail in (await posted_twins(ledger.pool, feed.company_id, accepted.values(), ours)).items():
+        item = item_of(feed, accepted.pop(ordinal))
+        await intake.record(ledger.pool, feed, item, "quarantined", CONFLICT, detail)
     if accepted:
         await _post_all(ledger, feed, chunks, accepted, correlation_id, {})
     await claims.note_answers(ledger.pool, feed, chunks, found)
@@ -96,6 +100,9 @@ async def process_again(
             refused[transaction.ordinal] = reason, refusal_detail(transaction, reason)
         else:
             accepted[transaction.ordinal] = transaction
+    for ordinal, detail in (await posted_twins(ledger.pool, feed.company_id, accepted.values(), ours)).items():
+        refused[ordinal] = CONFLICT, detail
+        del accepted[ordinal]
     problems = await _post_all(ledger, feed, chunks, accepted, correlation_id, retries) if accepted else {}
     return refused | {ordinal: outcomes.refusal_of(problem) for ordinal, problem in problems.items()}
 
