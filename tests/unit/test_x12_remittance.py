@@ -269,7 +269,7 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(X12Unreadable, match="more than 1999 lines"):
         survey([content])
     monkeypatch.setattr(transaction, "MAX_LINES", 2000)
-    monkeypatch.setattr(transaction, "MAX_CLAIM", 20_000)
+    monkeypatch.setattr("services.ledger.feeds.x12.survey.MAX_CLAIM", 20_000)
     with pytest.raises(X12Unreadable, match="larger than"):
         survey([content])
     monkeypatch.setattr(envelope, "MAX_TRANSACTIONS", 2)

@@ -13,7 +13,8 @@ from services.ledger.feeds.x12.claim_reader import ClaimReader
 from services.ledger.feeds.x12.envelope import EnvelopeTracker, fields
 from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Event, Header, Transaction
 from services.ledger.feeds.x12.reader import X12Unreadable, segments
-from services.ledger.feeds.x12.transaction import Remittance, Survey
+from services.ledger.feeds.x12.survey import Survey
+from services.ledger.feeds.x12.transaction import Remittance
 
 _CONTROL = frozenset(("ISA", "GS", "ST", "SE", "GE", "IEA"))
 

@@ -1,12 +1,11 @@
 """One 835, from ST to SE: a state machine over the segments that matter to posting. The others are passed over.
 
-A file is read twice (`remittance.py`). Its survey adds up and judges (`Survey`), the second reading makes the claims
+A file is read twice (`remittance.py`). Its survey adds up and judges (`survey.py`), the second reading makes the claims
 (`claim_reader.py`); what both do is in `Remittance`, so they cannot come to different ends.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,16 +24,12 @@ from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.feeds.x12.values import cents, day
 
 REVERSAL = "22"
-MAX_CLAIM = 4 * 1024 * 1024
 MAX_LINES = 10_000
 """A claim is held whole; the TR3 allows 999 lines, some hundred kilobytes."""
 
 _FINDINGS_SHOWN = 20
 _PROVIDERS_KEPT = 1000
 """More than a company may have NPIs: one more is enough to tell that they are not all its own."""
-_HASHED_AT_ONCE = 128
-_HASH_ELEMENT, _HASH_COMPONENT, _HASH_SEGMENT = "\r", "\0", "\n"
-"""Three characters that no element can hold once the reader is through with it."""
 
 
 class Remittance:
@@ -226,13 +221,13 @@ class Remittance:
             self._opening.ref(segment)
 
     def _ts3(self, segment: list[str]) -> None:
-        _keep(self._providers, fields(segment, 1)[0].strip())
+        keep(self._providers, fields(segment, 1)[0].strip())
 
     def _plb(self, segment: list[str]) -> None:
         self._close_claim()
         self._announce()
         provider, fiscal = fields(segment, 2)
-        _keep(self._providers, provider.strip())
+        keep(self._providers, provider.strip())
         for i in range(3, len(segment), 2):
             amount = self._cents(segment, i + 1)
             if not (amount or segment[i]):
@@ -245,60 +240,7 @@ class Remittance:
             self._ready.append(row)
 
 
-class Survey(Remittance):
-    """What a transaction comes to, and the name of its content. It yields no claims."""
-
-    def __init__(
-        self, ordinal: int, envelope: Envelope, st: list[str], component: str, problems: Sequence[Finding]
-    ) -> None:
-        super().__init__(ordinal, envelope, st, component, problems)
-        self._digest = hashlib.sha256()
-        self._unhashed: list[list[str]] = []
-        self._claim_size = 0
-        self._renderers: dict[str, None] = {}
-        self._rendered = self._last_rendered = 0
-
-    def take(self, segment: list[str]) -> Sequence[Event]:
-        """The next segment after ST."""
-        self._unhashed.append(segment)
-        if len(self._unhashed) >= _HASHED_AT_ONCE:
-            self._flush()
-        return super().take(segment)
-
-    def _announced(self, header: Header) -> None:
-        if not header.payee_npis:
-            self._handlers["NM1"] = self._nm1
-
-    def _nm1(self, segment: list[str]) -> None:
-        entity, *_, qualifier, identifier = (text.strip() for text in fields(segment, 9))
-        if entity == "82" and qualifier == "XX" and self._status is not None:
-            _keep(self._renderers, identifier)
-            self._rendered += self._last_rendered != self._claims
-            self._last_rendered = self._claims
-
-    def _rendering(self) -> tuple[str, ...]:
-        return tuple(self._renderers) if self._rendered == self._claims else ()
-
-    def _content_hash(self) -> str:
-        self._flush()
-        return self._digest.hexdigest()
-
-    def _open_claim(self, segment: list[str], charge_cents: int, paid_cents: int, patient_cents: int) -> None:
-        self._claim_size = 0
-
-    def _flush(self) -> None:
-        # Empty elements at the end of a segment may as well be left out.
-        terse = [_HASH_ELEMENT.join(segment).rstrip(_HASH_ELEMENT) for segment in self._unhashed]
-        text = _HASH_SEGMENT.join((*terse, ""))
-        self._digest.update(text.replace(self._component, _HASH_COMPONENT).encode())
-        self._claim_size += len(text)
-        if self._status is None:
-            self._claim_size = 0
-        elif self._claim_size > MAX_CLAIM:
-            raise X12Unreadable(f"A claim of transaction {self._ordinal} is larger than {MAX_CLAIM} bytes")
-        self._unhashed.clear()
-
-
-def _keep(names: dict[str, None], identifier: str) -> None:
+def keep(names: dict[str, None], identifier: str) -> None:
+    """Add to the names of providers, as far as they matter."""
     if len(names) <= _PROVIDERS_KEPT:
         names[identifier] = None
