@@ -42,7 +42,7 @@ async def company(stack: LedgerStack) -> Company:
 async def test_a_file_that_is_not_what_the_profile_says_leaves_no_trace(company: Company, content: bytes) -> None:
     before = await company.rows()
     answer = await upload(company, content)
-    assert (answer.status, answer.code) == (422, "csv_unreadable")
+    assert (answer.status, answer.fields) == (422, {"body": "csv_unreadable"})
     assert await company.rows() == before
 
 

@@ -355,7 +355,7 @@ async def test_what_is_no_message(stack: LedgerStack) -> None:
     before = await company.rows()
     for content in (b"", b"hello", b"\x00\x01\x02", b"ISA*00*", b'{"a": 1}'):
         answer = await company.upload("hl7v2", content)
-        assert (answer.status, answer.code) == (422, "hl7_unreadable"), answer
+        assert (answer.status, answer.fields) == (422, {"body": "hl7_unreadable"}), answer
     assert (await company.upload("hl7v2", sample("01"), **{"Content-Type": "text/plain"})).status == 415
     assert await company.rows() == before
     torn = await send(company, sample("01") + b"garbage\r")

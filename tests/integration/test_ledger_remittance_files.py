@@ -50,7 +50,7 @@ async def test_what_was_sent_is_kept_as_it_was(company: Company) -> None:
 async def test_what_is_no_file_is_refused_and_not_kept(company: Company, body: bytes) -> None:
     before = await company.rows()
     answer = await company.upload("x12", body)
-    assert (answer.status, answer.code) == (422, "x12_unreadable"), answer
+    assert (answer.status, answer.code, answer.fields) == (422, "x12_unreadable", {"body": "x12_unreadable"}), answer
     assert await company.rows() == before
 
 

@@ -48,7 +48,7 @@ async def hl7v2(call: Call) -> web.Response:
     try:
         answer = await receive_file(ledger(call), content, Origin("http", open_feed, company_id))
     except Unreadable as error:
-        raise Invalid(str(error), code="hl7_unreadable") from None
+        raise Invalid.field("body", "hl7_unreadable", str(error)) from None
     if opened:
         await post_feed(ledger(call), feed, call.correlation_id)
         await intake.close_feed(ledger(call).pool, feed)

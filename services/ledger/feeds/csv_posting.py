@@ -62,7 +62,7 @@ class CsvFile(BaseModel):
         try:
             return Posting(self, chunks, await asyncio.to_thread(self._refusal, chunks))
         except CsvUnreadable as error:
-            raise Invalid(error.detail, code="csv_unreadable") from None
+            raise Invalid.field("body", "csv_unreadable", error.detail) from None
 
     def _refusal(self, chunks: Chunks) -> Refusal | None:
         """Why none of its rows may be posted, of a file that can be read."""

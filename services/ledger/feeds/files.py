@@ -61,7 +61,7 @@ async def _examine_x12(chunks: Chunks) -> Post:
     try:
         found = await remittances.examine(chunks)
     except X12Unreadable as error:
-        raise Invalid(str(error), code="x12_unreadable") from None
+        raise Invalid.field("body", "x12_unreadable", str(error)) from None
 
     async def post(ledger: Ledger, feed: Feed, correlation_id: str) -> None:
         await remittances.process(ledger, feed, chunks, correlation_id, found)

@@ -222,7 +222,7 @@ class Watcher:
         try:
             await receive_file(self._ledger, content, Origin(CHANNEL, open_feed, arrival.company_id))
         except Unreadable as error:
-            raise Invalid(str(error), code="hl7_unreadable") from None
+            raise Invalid.field("body", "hl7_unreadable", str(error)) from None
         if not opened:
             raise Invalid("None of its messages is for this receiver", code="hl7_rejected")
         await post_feed(self._ledger, feed, correlation_id)
