@@ -189,6 +189,20 @@ async def test_one_payment_by_tax_id_and_by_npi_is_posted_once(stack: LedgerStac
     await true(company)
 
 
+async def test_both_in_one_file_are_one_payment(stack: LedgerStack) -> None:
+    company = await stack.company(npis=[SECOND, OURS])
+    assert (await put(company, {"alias": TAX_ID, "npi": OURS})).status == 200
+    await charge_of(company, "A")
+    payment = check(claim("A", service()), trace="EFT-7")
+    both = body_of(payment) + x12_file([payment])
+    for posted, duplicates in ((1, 0), (0, 1)):
+        feed = (await company.upload("x12", both)).body
+        assert (feed["posted"], feed["duplicates"], feed["quarantined"]) == (posted, duplicates, 1)
+    assert await company.reasons() == {"conflict": 2}
+    assert (await company.sums())["amount_cents"] == 8_000
+    await true(company)
+
+
 async def test_two_payees_of_the_company_are_paid_by_two_payments(stack: LedgerStack) -> None:
     """Named by NPI, and by nothing that could be the other's name."""
     company = await stack.company(npis=[SECOND, OURS])

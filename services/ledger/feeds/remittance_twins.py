@@ -21,17 +21,19 @@ async def posted_twins(
     pool: asyncpg.Pool, company_id: UUID, transactions: Iterable[Transaction], ours: Payees
 ) -> dict[int, dict[str, Any]]:
     """Of these transactions, by their place in the file, those that were posted under another payee and not under
-    their own; with what a person needs to see."""
+    their own, or stand so before them in the file; with what a person needs to see."""
     others = {one.ordinal: (one, {payment_key(one, name) for name in _names(one, ours)}) for one in transactions}
     own = {ordinal: payment_key(one) for ordinal, (one, _) in others.items()}
     wanted = list(set(own.values()).union(*(keys for _, keys in others.values())))
-    posted = {row["payment_key"] for row in await pool.fetch(_POSTED, company_id, wanted)}
+    known = {row["payment_key"] for row in await pool.fetch(_POSTED, company_id, wanted)}
     message = "It was posted before, under another name of its payee"
-    return {
-        ordinal: {**refusal_detail(one, CONFLICT), "message": message}
-        for ordinal, (one, keys) in others.items()
-        if own[ordinal] not in posted and keys & posted
-    }
+    found: dict[int, dict[str, Any]] = {}
+    for ordinal, (one, keys) in others.items():
+        if own[ordinal] not in known and keys & known:
+            found[ordinal] = {**refusal_detail(one, CONFLICT), "message": message}
+        else:
+            known.add(own[ordinal])
+    return found
 
 
 def _names(transaction: Transaction, ours: Payees) -> Iterable[str]:
