@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -29,13 +30,15 @@ BENCHMARKS = {
 }
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
+_PYTHON = f"Python {platform.python_version()}"
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def _into_readme(results: list[Result]) -> None:
     """The README's figures are those of the last run."""
     rows = [f"| {r.name} | {r.floor:,.0f} | {r.product:,.0f} | {r.ratio:.2f} | {r.rounds} |" for r in results]
-    table = ["| | floor/s | product/s | ratio | rounds |", "|---|---:|---:|---:|---:|", *rows]
+    measured = f"With {_PYTHON} on {os.cpu_count()} cores:"
+    table = [measured, "", "| | floor/s | product/s | ratio | rounds |", "|---|---:|---:|---:|---:|", *rows]
     before, rest = README.read_text().split(_BEGIN)
     README.write_text("\n".join([before + _BEGIN, *table, _END + rest.split(_END)[1]]))
 
@@ -62,6 +65,7 @@ def main() -> None:
         document = {
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "cores": os.cpu_count(),
+            "python": _PYTHON,
             "results": [result.row() for result in results],
         }
         RESULTS.write_text(json.dumps(document, indent=2) + "\n")
