@@ -21,7 +21,7 @@ from services.ledger.feeds import claim_store, intake
 from services.ledger.feeds.claim_store import State
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.remittance_facts import CODE, NAME, NUMBER
-from services.ledger.feeds.stored import Chunks, ahead
+from services.ledger.feeds.stored import Chunks, read_ahead
 from services.ledger.feeds.x12.acknowledgements import SETS, Acknowledgement, Complete, Source, read_sources
 from services.ledger.feeds.x12.claim_status import BatchStatus, ClaimStatus, Status
 from services.ledger.feeds.x12.model import Finding, Header
@@ -98,7 +98,7 @@ async def note_answers(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, found: Co
             wanted[source] = judged.key
         else:
             await intake.record(pool, feed, item, "duplicate", "same_key")
-    async with ahead(_pieces(chunks, wanted)) as pieces:
+    async with read_ahead(_pieces(chunks, wanted)) as pieces:
         async for piece in pieces:
             await _keep(pool, feed, piece)
             if piece.last:  # Counted once all of it is kept: until then the feed is not done, and is taken up again.

@@ -16,7 +16,7 @@ import asyncpg
 
 from services.ledger.domain.feed_acts import RemittanceClaim, external_ids
 from services.ledger.feeds.remittance_facts import claim_of
-from services.ledger.feeds.stored import Chunks, ahead
+from services.ledger.feeds.stored import Chunks, read_ahead
 from services.ledger.feeds.x12.remittance import placed_claims
 
 _CLAIMS: Final = 500
@@ -49,7 +49,7 @@ async def likely_locations(
     if len(locations) == 1:
         return dict.fromkeys(wanted, locations[0])
     found: dict[int, set[UUID]] = defaultdict(set)
-    async with ahead(_groups(chunks, wanted)) as groups:
+    async with read_ahead(_groups(chunks, wanted)) as groups:
         async for ordinal, claims in groups:
             if len(found[ordinal]) < 2:
                 accounts = list({claim.claim_id for claim in claims})

@@ -45,7 +45,7 @@ from services.ledger.feeds.remittance_facts import (
 )
 from services.ledger.feeds.remittance_places import likely_locations
 from services.ledger.feeds.remittance_twins import CONFLICT, posted_twins
-from services.ledger.feeds.stored import Chunks, ahead
+from services.ledger.feeds.stored import Chunks, read_ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, read
 from services.ledger.service import Ledger
@@ -134,7 +134,7 @@ async def _post_all(
         ordinal = piece.transaction.ordinal
         return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
 
-    async with ahead(map(command_of, _pieces(chunks, accepted)), _READ_AHEAD) as pieces:
+    async with read_ahead(map(command_of, _pieces(chunks, accepted)), _READ_AHEAD) as pieces:
 
         def following() -> list[Command]:
             return [command for _, command in pieces.peek(LOADED_AHEAD)]

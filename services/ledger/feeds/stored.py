@@ -31,16 +31,16 @@ async def stored(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIt
 
 
 @asynccontextmanager
-async def ahead(items: Iterator[_Item], most: int = 1) -> AsyncIterator[Ahead[_Item]]:
+async def read_ahead(items: Iterator[_Item], most: int = 1) -> AsyncIterator[ReadAhead[_Item]]:
     """What a reading of a feed gives, outside the event loop: up to so many items are read while one is worked on."""
-    found = Ahead(items, most)
+    found = ReadAhead(items, most)
     try:
         yield found
     finally:
         await found.stop()
 
 
-class Ahead(Generic[_Item]):
+class ReadAhead(Generic[_Item]):
     """Items in their order; those that were read already can be looked at before it is their turn."""
 
     def __init__(self, items: Iterator[_Item], most: int) -> None:
