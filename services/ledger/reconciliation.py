@@ -15,6 +15,7 @@ from services.ledger.domain.emr_facts import Cell, Document, Figures, Listed, Na
 from services.ledger.domain.reconcile import Reconciliation, Row
 from services.ledger.domain.senders import Places, Senders, placed
 from services.ledger.feeds import held
+from services.ledger.feeds.hl7.acts import SOURCE as HL7
 from shared.db import Connection, Record, reading
 
 _CLIENTS = "select client_id, sources, active from directory_client where sources <> '{}'"
@@ -164,7 +165,7 @@ def _document(row: Record) -> Document:
         version=row["external_version"],
         deleted=row["deleted"],
         payment_id=row["document_id"],
-        numbered=not row["source"].startswith("hl7:") and row["external_version"] < _DATED,
+        numbered=not row["source"].startswith(HL7) and row["external_version"] < _DATED,
         states=tuple(
             State(
                 datetime.fromisoformat(at),

@@ -15,7 +15,7 @@ from uuid import UUID
 from services.ledger.domain.emr_facts import Held, Name, Report, Unplaced, Waits
 
 _HL7, _FHIR, _CSV = "hl7", "fhir", "csv"
-_OWN: Final = "client "
+OWN: Final = "client "
 """Before the client in the source of FHIR resources that name none."""
 
 
@@ -43,8 +43,8 @@ class Senders:
             return source
         if format == _HL7:
             known_by = [rest, *rest.split("|", 1)]
-        elif format == _FHIR and rest.startswith(_OWN):
-            own = self.clients.get(rest.removeprefix(_OWN), ())
+        elif format == _FHIR and rest.startswith(OWN):
+            own = self.clients.get(rest.removeprefix(OWN), ())
             known_by = list(own) if len(own) == 1 else []
         else:
             known_by = [rest]

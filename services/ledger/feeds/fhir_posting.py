@@ -18,6 +18,7 @@ from services.ledger.domain.commands import Command
 from services.ledger.domain.document_acts import EmrDocuments, PayerPayment
 from services.ledger.domain.emr_documents import DocumentMoved
 from services.ledger.domain.feed_items import FeedItem, Retry
+from services.ledger.domain.senders import OWN
 from services.ledger.feeds import fhir_store, intake, mappings
 from services.ledger.feeds.fhir.facts import outcomes
 from services.ledger.feeds.fhir.model import Outcome
@@ -67,7 +68,7 @@ async def _known(ledger: Ledger, company_id: UUID, client_id: str | None) -> Kno
         clinics={clinic: location_id for location_id, clinic in places.items() if clinic},
         only_location=next(iter(places)) if len(places) == 1 else None,
         sources=frozenset(source for sources in clients.values() for source in sources),
-        own_source=f"{SOURCE}client {own}" if own else None,
+        own_source=f"{SOURCE}{OWN}{own}" if own else None,
     )
 
 

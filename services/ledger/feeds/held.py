@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from uuid import UUID
 
 from services.ledger.domain.emr_facts import Waits
+from services.ledger.domain.senders import OWN
 from services.ledger.feeds.cloudevents import PaymentType
 from services.ledger.feeds.csv_posting import CsvFile, line_of
 from services.ledger.feeds.csvfile.profile import Profile as CsvProfile
@@ -23,8 +24,8 @@ from services.ledger.feeds.fhir.facts import outcomes
 from services.ledger.feeds.fhir.model import Outcome, PaymentFact, VoidFact
 from services.ledger.feeds.fhir_acts import SOURCE as FHIR_SOURCE
 from services.ledger.feeds.fhir_acts import index_of
-from services.ledger.feeds.hl7.acts import PAYMENTS, SOURCE, payment_type, version_of
-from services.ledger.feeds.hl7.model import Profile, Transaction
+from services.ledger.feeds.hl7.acts import SOURCE, payment_type, version_of
+from services.ledger.feeds.hl7.model import PAYMENTS, Profile, Transaction
 from services.ledger.feeds.hl7.profiles import ProfileIn
 from services.ledger.feeds.hl7_intake import Examined, examined_now, text_of
 from services.ledger.feeds.hl7_store import message_and_line
@@ -221,7 +222,7 @@ def _notices(rows: Sequence[Record], body: bytes, clients: Mapping[str, Sequence
 
 
 def _notice(exception_id: UUID, outcome: Outcome, client_id: str) -> Waits:
-    stated = outcome.source or (f"client {client_id}" if client_id else "")
+    stated = outcome.source or (f"{OWN}{client_id}" if client_id else "")
     fact = next(iter((*outcome.facts, *outcome.legible)), None)
     paid = fact if isinstance(fact, PaymentFact) else None
     return Waits(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
@@ -60,21 +60,14 @@ _PIECES_TO_RESTATE: Final = 30
 
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
     """Post a surveyed file. `chunks()` starts reading its raw form from the beginning."""
-    ours = await payees.read(ledger.pool, feed.company_id)
-    accepted: dict[int, Transaction] = {}
-    for transaction in found.transactions:
+    transactions = [one for one in found.transactions if not claims.is_answer(one.set_id)]
+    accepted, refused = await _judge(ledger, feed, transactions)
+    for transaction in transactions:
         item = item_of(feed, transaction)
-        if claims.is_answer(transaction.set_id):
-            continue
         if transaction.header is None:
             await intake.record(ledger.pool, feed, item, "ignored", f"transaction_set_{transaction.set_id}")
-        elif reason := refusal_of(transaction, ours):
-            await intake.record(ledger.pool, feed, item, "quarantined", reason, refusal_detail(transaction, reason))
-        else:
-            accepted[transaction.ordinal] = transaction
-    for ordinal, detail in (await posted_twins(ledger.pool, feed.company_id, accepted.values(), ours)).items():
-        item = item_of(feed, accepted.pop(ordinal))
-        await intake.record(ledger.pool, feed, item, "quarantined", CONFLICT, detail)
+        elif transaction.ordinal in refused:
+            await intake.record(ledger.pool, feed, item, "quarantined", *refused[transaction.ordinal])
     if accepted:
         await _post_all(ledger, feed, chunks, accepted, correlation_id, {})
     await claims.note_answers(ledger.pool, feed, chunks, found)
@@ -88,12 +81,20 @@ async def process_again(
     ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, retries: Mapping[int, Retry]
 ) -> dict[int, tuple[str, dict[str, Any]]]:
     """Post what was quarantined of a stored file, by its place there; why it still must not be, with the numbers."""
+    wanted = [one for one in (await examine(chunks)).transactions if one.ordinal in retries]
+    accepted, refused = await _judge(ledger, feed, wanted)
+    problems = await _post_all(ledger, feed, chunks, accepted, correlation_id, retries) if accepted else {}
+    return refused | {ordinal: outcomes.refusal_of(problem) for ordinal, problem in problems.items()}
+
+
+async def _judge(
+    ledger: Ledger, feed: Feed, transactions: Iterable[Transaction]
+) -> tuple[dict[int, Transaction], dict[int, tuple[str, dict[str, Any]]]]:
+    """Which of them may post, and why the others must not, with the numbers; by their places in the file."""
     ours = await payees.read(ledger.pool, feed.company_id)
-    refused: dict[int, tuple[str, dict[str, Any]]] = {}
     accepted: dict[int, Transaction] = {}
-    for transaction in (await examine(chunks)).transactions:
-        if transaction.ordinal not in retries:
-            continue
+    refused: dict[int, tuple[str, dict[str, Any]]] = {}
+    for transaction in transactions:
         if transaction.header is None:  # An acknowledgement that contradicts itself will do so for ever.
             refused[transaction.ordinal] = "envelope_mismatch", {"set_id": transaction.set_id}
         elif reason := refusal_of(transaction, ours):
@@ -103,8 +104,7 @@ async def process_again(
     for ordinal, detail in (await posted_twins(ledger.pool, feed.company_id, accepted.values(), ours)).items():
         refused[ordinal] = CONFLICT, detail
         del accepted[ordinal]
-    problems = await _post_all(ledger, feed, chunks, accepted, correlation_id, retries) if accepted else {}
-    return refused | {ordinal: outcomes.refusal_of(problem) for ordinal, problem in problems.items()}
+    return accepted, refused
 
 
 async def examine(chunks: Chunks) -> Contents:

@@ -18,9 +18,8 @@ from services.ledger.feeds.fhir.document import Raw, logical_id
 from services.ledger.feeds.fhir.issues import Issue
 from services.ledger.feeds.fhir.model import Party, Person
 from services.ledger.feeds.fhir.reader import OTHERS, Item, Resource
+from services.ledger.feeds.identifier_types import PERSONAL
 
-_NOT_ACCOUNTS: Final = frozenset(("DL", "PPN", "SB", "SS", "TAX"))
-"""Identifier types (HL7 table 0203) that a person has outside the clinic: never an account number."""
 _NAME_USES: Final = ("official", "usual", None, "temp", "nickname", "anonymous")
 _CLINICS_KEPT: Final = 20
 
@@ -126,7 +125,7 @@ def _account(patient: Patient, reference: Reference | None) -> str:
         kinds = {coding.code for coding in (identifier.type.coding or () if identifier.type else ())}
         if "MR" in kinds and identifier.value and identifier.use != "old":
             return identifier.value
-        if not kinds & _NOT_ACCOUNTS:
+        if not kinds & PERSONAL:
             usable.append(identifier)
     chosen = values.best(usable)
     if chosen:

@@ -13,12 +13,11 @@ from services.ledger.feeds.hl7.model import Code, Financial, Header, Insurance, 
 from services.ledger.feeds.hl7.reader import Message, Segment
 from services.ledger.feeds.hl7.transaction import Transactions, check_key, coded
 from services.ledger.feeds.hl7.values import day
+from services.ledger.feeds.identifier_types import PERSONAL
 
 _EVENTS = frozenset(("P03", "P11"))
 _FRAGMENTS = ("DSC", "ADD")
 """Segments that say that a message goes on in the next one, or came in another (chapter 2.10.2)."""
-_NOT_GIVEN = frozenset(("DL", "PPN", "SB", "SS", "TAX"))
-"""Identifier types (table 0203) that a person has outside the clinic."""
 _DEFAULT = Profile()
 
 
@@ -220,7 +219,7 @@ def _identifier(pid: Segment) -> str:
     """The first identifier of PID-3; one that a person has outside the clinic only where there is no other."""
     identifiers, part = pid.repetitions(3), pid.syntax.part
     if len(identifiers) > 1:
-        identifiers = [raw for raw in identifiers if part(raw, 5) not in _NOT_GIVEN and part(raw)] or identifiers
+        identifiers = [raw for raw in identifiers if part(raw, 5) not in PERSONAL and part(raw)] or identifiers
     return part(identifiers[0]) if identifiers else ""
 
 

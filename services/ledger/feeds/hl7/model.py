@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from shared.records import record
 
@@ -39,6 +39,7 @@ Code = Literal[
 """The last five are for whoever posts; here only `duplicate_key` is found. `ack` maps them all to table 0357."""
 
 Kind = Literal["CG", "CD", "PY", "AJ", "CO"]
+PAYMENTS: Final = ("PY", "CO")
 """FT1-6, table 0017: charge, credit, payment, adjustment, co-payment."""
 
 Void = Literal["cd_same_id", "negative_quantity", "replacement"]

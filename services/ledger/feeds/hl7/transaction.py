@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Final, cast
 
-from services.ledger.feeds.hl7.model import Code, Insurance, Kind, Problem, Profile, Transaction
+from services.ledger.feeds.hl7.model import PAYMENTS, Code, Insurance, Kind, Problem, Profile, Transaction
 from services.ledger.feeds.hl7.reader import Segment
 from services.ledger.feeds.hl7.values import cents, day, number
 
@@ -84,13 +84,13 @@ class Transactions:
         if amount is None and not void and len(self.problems) == faultless:
             self._priced(kind, place)
         if len(self.problems) > faultless or served is None:
-            self.unread += kind in ("PY", "CO")
+            self.unread += kind in PAYMENTS
             return None
         modifiers = all_coded(ft1, 26)
         own = text(4)[:8], code or procedure, "~".join(modifiers), text(1) or str(place)
         key = self._own_key(transaction_id, own, void, place)
         amount = self._signed(kind, void, amount, quantity)
-        if kind in ("PY", "CO"):
+        if kind in PAYMENTS:
             self.stated_cents += amount or 0
         return Transaction(
             sequence=place,
