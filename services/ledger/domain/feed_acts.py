@@ -166,6 +166,10 @@ class PostRemittance:
     location_id: UUID | None = None
     payer_id: UUID | None = None
     """The payer that the company has mapped these names to."""
+    twins: frozenset[str] = frozenset()
+    """Its payment key under the other names of its payee."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """What a person needs to see when it is a twin of what was posted."""
 
     def wants(self, wants: Wants) -> None:
         wants.add("payer", self.payer_id)

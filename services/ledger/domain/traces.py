@@ -2,12 +2,13 @@
 
 It is the same where the payer, as the company knows him, the trace (TRN02, paymentIdentifier) and the total are. What
 one format tells under two names are two payments: payers use a trace again (RFI 1847), so a receipt answers to one
-name in each format. Nothing is known of zero pays by their trace.
+name in each format. Names that differ only in what the payee is called are of one payment (`told_as`). Nothing is
+known of zero pays by their trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -45,6 +46,11 @@ def told_before(books: Books, told: Told, payer: Payer | None) -> Payment | None
     if same is None and found:
         raise other_total(found[0], told)
     return same
+
+
+def told_as(books: Books, told: Told, keys: Collection[str]) -> bool:
+    """Whether its own format has told of it by one of these names."""
+    return any(row.by == told.by and row.key in keys for row in books.tellings.get(told.trace_number, ()))
 
 
 def _live(books: Books, payer: Payer, ids: Iterable[UUID]) -> list[Payment]:

@@ -6,10 +6,11 @@ import hashlib
 from typing import Any
 from uuid import uuid5
 
-from services.ledger.domain.feed_acts import RemittanceClaim, RemittanceLine
+from services.ledger.domain.feed_acts import PostRemittance, ProviderLevel, RemittanceClaim, RemittanceLine
 from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import payees
 from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.payees import Payees
 from services.ledger.feeds.x12.model import Adjustment, Claim, Header, Line, Transaction
 from shared.money import MAX_CENTS
@@ -35,6 +36,14 @@ def payment_key(transaction: Transaction, payee: str = "") -> str:
     if header.amount_cents == 0:
         parts.append(transaction.content_hash)
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def _twin_keys(transaction: Transaction, ours: Payees) -> frozenset[str]:
+    """Its key under what else the payee may be called: his tax id where he is named by NPI, else any NPI of the
+    company. A payer who goes by tax id and a clearinghouse that puts the NPI in its place tell of one check twice."""
+    header = transaction.header
+    names = (header.payee_tax_id,) if header and header.payee_npis else ours.npis
+    return frozenset(payment_key(transaction, name) for name in names if name)
 
 
 def refusal_of(transaction: Transaction, ours: Payees) -> str | None:
@@ -79,6 +88,31 @@ def refusal_detail(transaction: Transaction, reason: str) -> dict[str, Any]:
         "claims": transaction.claims,
         "problems": problems,
     }
+
+
+def receipt_of(feed: Feed, transaction: Transaction, known: Mappings, ours: Payees) -> PostRemittance:
+    """The receipt, as yet without claims."""
+    header = transaction.header
+    if header is None or header.deposit_date is None:
+        raise ValueError("refused before")
+    payer_name = (header.payer.name or header.originator or "Unnamed payer")[:NAME]
+    payer_ids = tuple(one[:NUMBER] for one in header.payer_ids)
+    return PostRemittance(
+        payment_key=payment_key(transaction),
+        content_hash=bytes.fromhex(transaction.content_hash),
+        method=header.method,
+        amount_cents=header.amount_cents,
+        deposit_date=header.deposit_date,
+        check_number=header.trace_number,
+        payer_name=payer_name,
+        payer_ids=payer_ids,
+        payer_id=known.payer((*payer_ids, payer_name)),
+        feed_id=feed.feed_id,
+        item_key=item_of(feed, transaction).item_key,
+        provider_level=tuple(ProviderLevel(row.reason[:CODE] or "PLB", row.cents) for row in transaction.provider),
+        twins=_twin_keys(transaction, ours),
+        numbers=refusal_detail(transaction, "conflict"),
+    )
 
 
 def item_of(feed: Feed, transaction: Transaction) -> FeedItem:

@@ -21,30 +21,22 @@ from services.ledger import service
 from services.ledger.ahead import LOADED_AHEAD
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
-from services.ledger.domain.feed_acts import (
-    ApplyRemittance,
-    LocateRemittance,
-    PostRemittance,
-    ProviderLevel,
-    RemittanceClaim,
-)
-from services.ledger.domain.feed_items import FeedItem, Retry
+from services.ledger.domain.feed_acts import ApplyRemittance, LocateRemittance, RemittanceClaim
+from services.ledger.domain.feed_items import Retry
 from services.ledger.domain.remittances import shared
 from services.ledger.feeds import answers, claim_store, claims, intake, mappings, payees
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
+from services.ledger.feeds.payees import Payees
 from services.ledger.feeds.remittance_facts import (
-    CODE,
-    NAME,
-    NUMBER,
     claim_of,
     item_of,
     payment_key,
+    receipt_of,
     refusal_detail,
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.remittance_twins import CONFLICT, posted_twins
 from services.ledger.feeds.stored import Chunks, read_ahead
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.remittance import Contents, contents, read
@@ -61,7 +53,8 @@ _PIECES_TO_RESTATE: Final = 30
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
     """Post a surveyed file. `chunks()` starts reading its raw form from the beginning."""
     transactions = [one for one in found.transactions if not claims.is_answer(one.set_id)]
-    accepted, refused = await _judge(ledger, feed, transactions)
+    ours = await payees.read(ledger.pool, feed.company_id)
+    accepted, refused = _judge(transactions, ours)
     for transaction in transactions:
         item = item_of(feed, transaction)
         if transaction.header is None:
@@ -69,7 +62,7 @@ async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: st
         elif transaction.ordinal in refused:
             await intake.record(ledger.pool, feed, item, "quarantined", *refused[transaction.ordinal])
     if accepted:
-        await _post_all(ledger, feed, chunks, accepted, correlation_id, {})
+        await _post_all(ledger, feed, chunks, accepted, ours, correlation_id, {})
     await claims.note_answers(ledger.pool, feed, chunks, found)
     if found.asks_reply:
         faulty = {transaction.ordinal for transaction in found.transactions if transaction.faults}
@@ -82,16 +75,16 @@ async def process_again(
 ) -> dict[int, tuple[str, dict[str, Any]]]:
     """Post what was quarantined of a stored file, by its place there; why it still must not be, with the numbers."""
     wanted = [one for one in (await examine(chunks)).transactions if one.ordinal in retries]
-    accepted, refused = await _judge(ledger, feed, wanted)
-    problems = await _post_all(ledger, feed, chunks, accepted, correlation_id, retries) if accepted else {}
+    ours = await payees.read(ledger.pool, feed.company_id)
+    accepted, refused = _judge(wanted, ours)
+    problems = await _post_all(ledger, feed, chunks, accepted, ours, correlation_id, retries) if accepted else {}
     return refused | {ordinal: outcomes.refusal_of(problem) for ordinal, problem in problems.items()}
 
 
-async def _judge(
-    ledger: Ledger, feed: Feed, transactions: Iterable[Transaction]
+def _judge(
+    transactions: Iterable[Transaction], ours: Payees
 ) -> tuple[dict[int, Transaction], dict[int, tuple[str, dict[str, Any]]]]:
     """Which of them may post, and why the others must not, with the numbers; by their places in the file."""
-    ours = await payees.read(ledger.pool, feed.company_id)
     accepted: dict[int, Transaction] = {}
     refused: dict[int, tuple[str, dict[str, Any]]] = {}
     for transaction in transactions:
@@ -101,9 +94,6 @@ async def _judge(
             refused[transaction.ordinal] = reason, refusal_detail(transaction, reason)
         else:
             accepted[transaction.ordinal] = transaction
-    for ordinal, detail in (await posted_twins(ledger.pool, feed.company_id, accepted.values(), ours)).items():
-        refused[ordinal] = CONFLICT, detail
-        del accepted[ordinal]
     return accepted, refused
 
 
@@ -117,6 +107,7 @@ async def _post_all(
     feed: Feed,
     chunks: Chunks,
     accepted: dict[int, Transaction],
+    ours: Payees,
     correlation_id: str,
     retries: Mapping[int, Retry],
 ) -> dict[int, Problem]:
@@ -132,7 +123,7 @@ async def _post_all(
 
     def command_of(piece: _Piece) -> tuple[_Piece, Command]:
         ordinal = piece.transaction.ordinal
-        return piece, _command(feed, piece, known, likely.get(ordinal), correlation_id, retries.get(ordinal))
+        return piece, _command(feed, piece, known, ours, likely.get(ordinal), correlation_id, retries.get(ordinal))
 
     async with read_ahead(map(command_of, _pieces(chunks, accepted)), _READ_AHEAD) as pieces:
 
@@ -238,7 +229,13 @@ def _read_pieces(
 
 
 def _command(
-    feed: Feed, piece: _Piece, known: Mappings, likely: UUID | None, correlation_id: str, retry: Retry | None
+    feed: Feed,
+    piece: _Piece,
+    known: Mappings,
+    ours: Payees,
+    likely: UUID | None,
+    correlation_id: str,
+    retry: Retry | None,
 ) -> Command:
     """The first piece is the receipt with its first claims; only it counts as the feed's item."""
     transaction, first = piece.transaction, piece.number == 0
@@ -247,7 +244,8 @@ def _command(
         raise ValueError("refused before")
     act: Act
     if first:
-        act = _receipt(feed, piece, known, likely, key, item)
+        receipt = receipt_of(feed, transaction, known, ours)
+        act = replace(receipt, claims=piece.claims, more_claims=not piece.last, location_id=likely)
     else:
         act = ApplyRemittance(key, feed.feed_id, item.item_key, piece.claims)
     return Command(
@@ -262,35 +260,6 @@ def _command(
         # The item is counted with its receipt; the exception waits until all of its claims have been dealt with.
         retry=retry and replace(retry, closes=piece.last),
         said=claims.said_by_remittance(feed, item.item_key, key, transaction.header, piece.claims),
-    )
-
-
-def _receipt(
-    feed: Feed, piece: _Piece, known: Mappings, likely: UUID | None, key: str, item: FeedItem
-) -> PostRemittance:
-    header = piece.transaction.header
-    if header is None or header.deposit_date is None:
-        raise ValueError("refused before")
-    payer_name = (header.payer.name or header.originator or "Unnamed payer")[:NAME]
-    payer_ids = tuple(one[:NUMBER] for one in header.payer_ids)
-    return PostRemittance(
-        payment_key=key,
-        content_hash=bytes.fromhex(piece.transaction.content_hash),
-        method=header.method,
-        amount_cents=header.amount_cents,
-        deposit_date=header.deposit_date,
-        check_number=header.trace_number,
-        payer_name=payer_name,
-        payer_ids=payer_ids,
-        payer_id=known.payer((*payer_ids, payer_name)),
-        feed_id=feed.feed_id,
-        item_key=item.item_key,
-        provider_level=tuple(
-            ProviderLevel(row.reason[:CODE] or "PLB", row.cents) for row in piece.transaction.provider
-        ),
-        claims=piece.claims,
-        more_claims=not piece.last,
-        location_id=likely,
     )
 
 
