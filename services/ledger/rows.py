@@ -169,7 +169,7 @@ def _read_line(books: Books, row: dict[str, Any]) -> None:
 
 
 def _read_trace(books: Books, row: dict[str, Any]) -> None:
-    telling = Telling(row["told_by"], row["told_key"], FastUUID(row["payment_id"]))
+    telling = Telling(row["told_by"], row["told_key"], FastUUID(row["payment_id"]), frozenset(row["twins"] or ()))
     books.tellings.setdefault(row["trace_number"], set()).add(telling)
 
 

@@ -28,10 +28,14 @@ POSTED, DUPLICATE, QUARANTINED = (1, 1, 0, 0, 0), (1, 0, 1, 0, 0), (1, 0, 0, 0, 
 
 @pytest.fixture
 async def company(stack: LedgerStack) -> Company:
-    """One that is paid under both names."""
-    company = await stack.company(npis=[NPI])
-    payees = {"clinics": [], "payers": [], "procedures": [], "payees": [{"alias": TAX_ID, "npi": NPI}]}
-    assert (await company.send("PUT", "/v1/feed-mappings", payees, key="")).status == 200
+    return await paid_under_both_names(stack, [NPI])
+
+
+async def paid_under_both_names(stack: LedgerStack, npis: list[str]) -> Company:
+    company = await stack.company(npis=npis)
+    payees = [{"alias": TAX_ID, "npi": npi} for npi in npis]
+    mapping = {"clinics": [], "payers": [], "procedures": [], "payees": payees}
+    assert (await company.send("PUT", "/v1/feed-mappings", mapping, key="")).status == 200
     return company
 
 
@@ -148,6 +152,23 @@ async def test_many_pairs_at_once(company: Company) -> None:
     sums = await company.sums()
     assert (sums["payments"], sums["amount_cents"]) == (len(payments), 8_000 * len(payments))
     assert sums["applied_cents"] == 8_000 * len(payments)
+    await true(company)
+
+
+@pytest.mark.parametrize("tax_id_first", [True, False])
+@pytest.mark.parametrize("npis", [[NPI], []])
+async def test_either_may_be_first_whichever_of_them_knows_the_other_name(
+    stack: LedgerStack, npis: list[str], tax_id_first: bool
+) -> None:
+    """By NPI without the tax id, to a company that is known by it; with the tax id, to one of which no NPI is known."""
+    company = await paid_under_both_names(stack, npis)
+    await charge_of(company, "A")
+    payment = check(claim("A", service()))
+    by_tax_id, by_npi = files(payment)
+    both = [by_tax_id, by_npi.replace(b"REF*TJ*987654321", b"REF*TJ*") if npis else by_npi]
+    found = [await upload(company, body) for body in both[:: 1 if tax_id_first else -1]]
+    assert found == [POSTED, QUARANTINED]
+    assert (await company.sums())["amount_cents"] == 8_000
     await true(company)
 
 

@@ -284,7 +284,8 @@ async def test_what_was_posted_before_is_known_as_well(company: Company) -> None
     await fhir(company, recon(trace="T-2", name="R-2"))
     place = {"identifier": {"value": clinic_of(company.locations[0])}}
     await fhir(company, notice("5.00", payee=place))
-    rows = "select * from payer_trace where company_id = $1 order by trace_number"
+    columns = "trace_number, told_by, payment_id, told_key"
+    rows = f"select {columns} from payer_trace where company_id = $1 order by trace_number"
     known = await owner.fetch(rows, own)
     assert [(row["trace_number"], row["told_by"]) for row in known] == [(TRACE, "x12"), ("T-2", "fhir")]
     migration = next(MIGRATIONS.glob("0014_*")).read_text()

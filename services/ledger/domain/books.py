@@ -221,6 +221,8 @@ class Telling:
     by: str
     key: str
     payment_id: UUID
+    twins: frozenset[str] = frozenset()
+    """That name where the payee is called otherwise."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from services.ledger.domain.matching import Match, Miss, key_of, match_claims
 from services.ledger.domain.outcomes import NotApplied
 from services.ledger.domain.payments import apply_cents, latest_deposit_date, new_payment
 from services.ledger.domain.reversals import standing, with_groups
-from services.ledger.domain.traces import Told, repeated, tell, told_as, told_before
+from services.ledger.domain.traces import Told, repeated, tell, told_before, told_otherwise
 from shared.errors import NotFound
 from shared.ids import uuid7
 
@@ -40,8 +40,8 @@ _TWIN = "It was posted before, under another name of its payee"
 
 def post_remittance(books: Books, journal: Journal, command: Command, act: PostRemittance) -> dict[str, Any]:
     """The receipt of BPR02 with its provider-level amounts, and the first chunk of claims."""
-    told = Told("x12", act.payment_key, act.check_number, act.amount_cents)
-    if told_as(books, told, act.twins):
+    told = Told("x12", act.payment_key, act.check_number, act.amount_cents, act.twins)
+    if told_otherwise(books, told):
         raise NotApplied("conflict", {**act.numbers, "message": _TWIN})
     if known := told_before(books, told, known_payer(books, act.payer_id, act.payer_name, act.payer_ids)):
         return {**_document(known, ()), **repeated(books, journal, known, told)}

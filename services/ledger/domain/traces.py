@@ -2,13 +2,13 @@
 
 It is the same where the payer, as the company knows him, the trace (TRN02, paymentIdentifier) and the total are. What
 one format tells under two names are two payments: payers use a trace again (RFI 1847), so a receipt answers to one
-name in each format. Names that differ only in what the payee is called are of one payment (`told_as`). Nothing is
-known of zero pays by their trace.
+name in each format. Names that differ only in what the payee is called are of one payment (`told_otherwise`). Nothing
+is known of zero pays by their trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -30,6 +30,8 @@ class Told:
     """Its own name for it."""
     trace_number: str
     amount_cents: int
+    twins: frozenset[str] = frozenset()
+    """That name where its payee is called otherwise."""
 
 
 def told_before(books: Books, told: Told, payer: Payer | None) -> Payment | None:
@@ -48,9 +50,11 @@ def told_before(books: Books, told: Told, payer: Payer | None) -> Payment | None
     return same
 
 
-def told_as(books: Books, told: Told, keys: Collection[str]) -> bool:
-    """Whether its own format has told of it by one of these names."""
-    return any(row.by == told.by and row.key in keys for row in books.tellings.get(told.trace_number, ()))
+def told_otherwise(books: Books, told: Told) -> bool:
+    """Whether its own format has told of it under another name of its payee. Not every file has both of his names: it
+    is enough that one of the two tells the other's."""
+    rows = (row for row in books.tellings.get(told.trace_number, ()) if row.by == told.by)
+    return any(row.key in told.twins or told.key in row.twins for row in rows)
 
 
 def _live(books: Books, payer: Payer, ids: Iterable[UUID]) -> list[Payment]:
@@ -85,7 +89,7 @@ def is_told_by(books: Books, payment: Payment, by: Format) -> bool:
 def tell(books: Books, journal: Journal, payment: Payment, told: Told) -> None:
     """Remember that a receipt was told of. Done once for each format and trace."""
     rows = books.tellings.setdefault(told.trace_number, set())
-    row = Telling(told.by, told.key, payment.payment_id)
+    row = Telling(told.by, told.key, payment.payment_id, told.twins)
     if not (told.trace_number and told.amount_cents) or any(
         (one.by, one.payment_id) == (row.by, row.payment_id) for one in rows
     ):
@@ -98,6 +102,7 @@ def tell(books: Books, journal: Journal, payment: Payment, told: Told) -> None:
         told_by=row.by,
         payment_id=row.payment_id,
         told_key=row.key,
+        twins=sorted(row.twins) or None,
     )
 
 
