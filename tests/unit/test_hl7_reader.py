@@ -71,52 +71,6 @@ def test_what_lies_around_a_message_is_not_part_of_it(around: tuple[str, str]) -
 
 
 @pytest.mark.parametrize(
-    ("declared", "codec", "read_with"),
-    [
-        ("", "utf-8", "utf-8"),
-        ("", "latin-1", "cp1252"),
-        ("ASCII", "utf-8", "utf-8"),
-        ("UNICODE UTF-8", "utf-8", "utf-8"),
-        ("utf-8", "utf-8", "utf-8"),
-        ("UNICODE", "utf-8", "utf-8"),
-        ("UNICODE UTF-8", "latin-1", "cp1252"),
-        ("8859/1", "latin-1", "cp1252"),
-        ("8859/15~ASCII", "iso8859-15", "iso8859-15"),
-        ("ISO 8859/1", "latin-1", "cp1252"),
-        ("ISO-8859-1", "latin-1", "cp1252"),
-    ],
-)
-def test_the_character_set_is_the_declared_one_or_a_likely_one(declared: str, codec: str, read_with: str) -> None:
-    text = MESSAGE.replace("2.5.1\r", f"2.5.1||||||{declared}\r").replace("DOE", "NUÑEZ")
-    found = message(text, codec)
-    assert found.msh.syntax.encoding == read_with
-    assert found.segments[2].text(5) == "NUÑEZ"
-
-
-@pytest.mark.parametrize("declared", ["", "ASCII", "8859/1", "UNICODE UTF-8"])
-def test_names_of_windows_are_read_whatever_is_declared(declared: str) -> None:
-    """As control characters, which no name may have, they would keep the charge from being posted."""
-    text = MESSAGE.replace("2.5.1\r", f"2.5.1||||||{declared}\r").replace("DOE", "O’BRIEN")
-    assert message(text, "cp1252").segments[2].text(5) == "O’BRIEN"
-    nothing_there = text.replace("’", "\x81")
-    assert message(nothing_there, "latin-1").segments[2].text(5) == "O\x81BRIEN"
-
-
-def test_every_part_of_8859_reads_its_own_letters() -> None:
-    for part, letter in {2: "Ł", 5: "Ж", 7: "Ω", 9: "ğ", 15: "€"}.items():
-        text = MESSAGE.replace("2.5.1\r", f"2.5.1||||||8859/{part}\r").replace("DOE", letter)
-        assert message(text, f"iso8859-{part}").segments[2].text(5) == letter
-
-
-def test_an_unknown_character_set_matters_only_where_it_is_used() -> None:
-    """Under BIG-5 and its like, bytes that look like separators are parts of letters."""
-    plain = MESSAGE.replace("2.5.1\r", "2.5.1||||||ISO IR 999\r")
-    assert message(plain).segments[2].text(5) == "DOE"
-    problem = refusal(plain.replace("DOE", "功許蓋").encode("big5")).problem
-    assert (problem.code, problem.segment, problem.field) == ("unknown_charset", "MSH", 18)
-
-
-@pytest.mark.parametrize(
     ("raw", "text"),
     [
         (r"a\F\b\S\c\T\d\R\e\E\f", r"a|b^c&d~e\f"),

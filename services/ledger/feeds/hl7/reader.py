@@ -31,10 +31,19 @@ _NULL = '""'
 _PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 _8859 = re.compile(r"(?:ISO[ -]?)?8859[/-]([1-9][0-9]?)")
+_ASCII: Final = ("", "ASCII", "ISO IR6")
+_SEVERAL_BYTES: Final = {
+    **dict.fromkeys(("ISO IR14", "ISO IR87", "ISO IR159"), "iso2022_jp_ext"),
+    **dict.fromkeys(("GB 18030-2000", "GB 18030", "GB18030"), "gb18030"),
+    **dict.fromkeys(("KS X 1001", "EUC-KR"), "euc-kr"),
+    **dict.fromkeys(("BIG-5", "BIG5"), "cp950"),
+}
+"""Sets whose letters hold bytes that look like separators: they are read by their own rules or not at all."""
 _CODECS: Final = {
-    **dict.fromkeys(("", "ASCII", "UNICODE", "UNICODE UTF-8", "UTF-8", "UTF8"), "utf-8"),
+    **dict.fromkeys((*_ASCII, "UNICODE", "UNICODE UTF-8", "UTF-8", "UTF8"), "utf-8"),
     "8859/1": WINDOWS,
     **{f"8859/{part}": f"iso8859-{part}" for part in (*range(2, 12), *range(13, 17))},
+    **_SEVERAL_BYTES,
 }
 """Table 0211. ASCII is read as UTF-8, which it is a part of; UNICODE cannot be UTF-16, as MSH itself shows."""
 
@@ -248,21 +257,26 @@ def _declared(body: bytes, name: str = "MSH") -> tuple[str, str]:
     separators = (body[3:4] + fields[1] if len(fields) > 1 else b"").decode("latin-1")
     if not 5 <= len(separators) <= 6 or len(set(separators)) != len(separators) or set(separators) - _PUNCTUATION:
         raise Unreadable("bad_syntax", f"{name}-2 does not declare four separators", segment=name, field=2)
-    charset = fields[17].decode("latin-1").partition(separators[2])[0] if name == "MSH" and len(fields) > 17 else ""
-    return separators, charset
+    sets = fields[17].decode("latin-1").split(separators[2]) if name == "MSH" and len(fields) > 17 else []
+    # The first is what the message begins in; where that is ASCII, another one is what its letters are in.
+    return separators, next((one for one in sets if one.strip().upper() not in _ASCII), "")
 
 
 def _decode(body: bytes, charset: str) -> tuple[str, str]:
     """The text and the codec that read it. What is declared wrongly or not at all is UTF-8 where it can be, else
-    western; but under a name that is not known, bytes that look like separators may be parts of letters."""
+    western; but in a set of several bytes to a letter, and under a name that is not known, bytes that look like
+    separators may be parts of letters."""
     if b"\0" in body:
         raise Unreadable("bad_syntax", "There is a NUL byte in the message")
     codec = _codec(charset)
+    unknown = Unreadable("unknown_charset", "The character set is not supported, or not that of the message", field=18)
+    if codec is None and b"\x1b" in body:  # ISO 2022 shifts into letters whose bytes are all below 80
+        raise unknown
     try:
         return body.decode(codec or "utf-8"), codec or "utf-8"
     except UnicodeDecodeError:
-        if codec is None:
-            raise Unreadable("unknown_charset", "The character set is not supported", field=18) from None
+        if codec is None or codec in _SEVERAL_BYTES.values():
+            raise unknown from None
         return western(body)
 
 
