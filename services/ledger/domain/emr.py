@@ -17,7 +17,7 @@ from services.ledger.domain.commands import Command
 from services.ledger.domain.draft import Draft
 from services.ledger.domain.feed_acts import EmrDocument, EmrPerson
 from services.ledger.domain.journal import Journal
-from services.ledger.domain.payments import check_can_be_unapplied, new_payment, unapply_all
+from services.ledger.domain.payments import check_can_be_unapplied, latest_deposit_date, new_payment, unapply_all
 from shared.errors import Invalid
 from shared.ids import uuid7
 
@@ -53,6 +53,7 @@ def check(books: Books, act: EmrDocument) -> dict[str, Any] | None:
     if known is not None and (answer := seen(known, act)) is not None:
         return {**answer, "document_id": document_id}
     _check_person(books, act)
+    check_day(books, act)
     if document_id is None or _repeats(known, act):
         return None
     if act.kind == "charge":
@@ -113,6 +114,12 @@ def _location(books: Books, act: EmrDocument) -> Location | None:
     if act.location_id is not None:
         return books.locations.get(act.location_id)
     return next((one for one in books.locations.values() if one.emr_location_id == act.clinic), None)
+
+
+def check_day(books: Books, act: EmrDocument) -> None:
+    """A payment may be announced some days ahead, as by hand; how long ago is free, as in an 835."""
+    if act.kind == "payment" and act.words is not None and act.words["deposit_date"] > latest_deposit_date(books):
+        raise Invalid.field("deposit_date", "deposit_date_range", "The payment date is too far ahead")
 
 
 def _check_person(books: Books, act: EmrDocument) -> None:

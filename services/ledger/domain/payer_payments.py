@@ -37,6 +37,7 @@ def payer_payment(books: Books, journal: Journal, command: Command, act: PayerPa
     told = Told("fhir", key_of(state.source, state.external_id), *_total(state))
     if answer := _told_by_an_835(books, journal, act, existing, told):
         return answer
+    emr.check_day(books, state)
     if existing:
         emr.check_payment(books, existing, state)
     if says_the_same(books, state):
