@@ -4,6 +4,7 @@ stays unapplied, and each claim or line that needs a person becomes an exception
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -36,6 +37,9 @@ from shared.ids import uuid7
 
 _GROUPS = ("CO", "PR", "OA", "PI")
 _TWIN = "It was posted before, under another name of its payee"
+_REASON = re.compile(r"[1-3]?[0-9]{1,2}|[ABDPWY][0-9]{1,2}")
+"""What may be a reason (CARC). Numbers are given out upwards and have come to some 300, letters have their series: so
+there is no list that ages and then refuses what is new (pyx12 64)."""
 
 
 def post_remittance(books: Books, journal: Journal, command: Command, act: PostRemittance) -> dict[str, Any]:
@@ -172,9 +176,9 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
     rows = with_groups(books, payer_id, match, to_post(match))
     fit = _fit_together(charge, rows) if len(rows) > 1 else None
     for group, reason, cents in sorted(rows, key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0):
+        numbers: dict[str, Any] = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
         refusal = adjustment_refusal(charge, group, reason, cents, fit)
         if refusal:
-            numbers: dict[str, Any] = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
             if group == CORRECTION:
                 before = standing(books, payer_id, charge.charge_id)
                 numbers["adjusted_before"] = {":".join(code): posted for code, posted in before.items()}
@@ -182,6 +186,8 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
         elif group != TO_PATIENT or (charge.payer_id and -charge.due[PATIENT] <= cents <= charge.due[PAYER]):
             # The patient's part moves only while the payer still owes it; a charge without a payer is all his.
             adjust(draft, charge, Adjustment(charge.charge_id, group, reason, cents), payment)
+            if not _REASON.fullmatch(reason):
+                misses.append(_miss("unknown_code", match, charge, **numbers, posted=True))
     if not match.line.paid_cents and charge.due[charge.party] > 0 and (left := denied(match)):
         numbers = {"charge_cents": match.line.charge_cents, "denied_cents": sum(cents for _, _, cents in left)}
         misses.append(_miss(DENIED_LINE, match, charge, **numbers, adjustments=[list(row) for row in left]))

@@ -163,7 +163,8 @@ async def _remittances(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) ->
     results: Results = {row.exception_id: refused.get(ordinal) for ordinal, row in whole.items()}
     commands: list[tuple[int, Command]] = []
     for row in parts:
-        if row.reason == DENIED_LINE:  # Its line was applied as far as it may be; the rest is for a person to decide.
+        # What may be applied was, or a reason was posted that nobody knows: the rest is for a person to decide.
+        if row.reason == DENIED_LINE or row.detail.get("posted"):
             results[row.exception_id] = row.reason, row.detail
             continue
         claim = claims.get(_place(row))
