@@ -87,7 +87,7 @@ def structured(content_type: str, headers: Mapping[str, str], value: Any) -> Any
     """An event as one object, in whichever mode it was sent: in binary mode its attributes are the `ce-` headers."""
     names = {name.lower(): text for name, text in headers.items()}
     attributes = {name[3:]: text for name, text in names.items() if name.startswith("ce-")}
-    return {**attributes, "data": value} if attributes and not content_type.startswith(SINGLE) else value
+    return {**attributes, "data": value} if attributes and not content_type.lower().startswith(SINGLE) else value
 
 
 def understand(one: Envelope, prefix: str = "", procedures: Mapping[str, str] | None = None) -> EmrEvent:
