@@ -72,6 +72,7 @@ def test_days(text: str, expected: date | None) -> None:
         ("HC:97110:GP", Procedure("HC", "97110", ("GP",))),
         ("HC:97140:GP:59:KX:XU:A WORD", Procedure("HC", "97140", ("GP", "59", "KX", "XU"))),
         ("HC:97110GP", Procedure("HC", "97110", ("GP",))),
+        ("hc:g0283:gp", Procedure("HC", "G0283", ("GP",))),
         ("HC:97110GP59:KX", Procedure("HC", "97110", ("GP", "59", "KX"))),
         ("HC:G0283GP", Procedure("HC", "G0283", ("GP",))),
         ("HC:97110::59", Procedure("HC", "97110", ("59",))),

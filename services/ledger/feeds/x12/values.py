@@ -62,7 +62,8 @@ def _day(text: str) -> date | None:
 
 @lru_cache(maxsize=4096)
 def _procedure(text: str, component: str) -> Procedure:
-    qualifier, code, *rest = (*map(str.strip, text.split(component)), "")
+    # Small letters are in X12 too; no code has any.
+    qualifier, code, *rest = (*map(str.strip, text.upper().split(component)), "")
     modifiers = tuple(filter(None, rest[:4]))
     glued = _HCPCS_AND_MODIFIERS.fullmatch(code) if qualifier == "HC" else None
     if glued:
