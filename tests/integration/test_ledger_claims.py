@@ -13,6 +13,7 @@ Decided here where the rules are silent:
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -382,6 +383,8 @@ async def test_who_asks_for_answers_gets_them_once(company: Company) -> None:
     ]
     assert (told[0].interchange_control, told[1].transaction_control) == ("000000101", "0001")
     assert b"ISA*00*          *00*          *ZZ*PTCLINIC       *ZZ*PAYERID " in first
+    numbers = re.findall(rb"IEA\*[01]\*([0-9]{9})~", first)
+    assert len(set(numbers)) == len(numbers) == 2, "whoever sees one twice takes the second for a duplicate (TA1 025)"
     assert await replies(company, feed["feed_id"]) == first
     again = await sent(company, asking(check(paid("C-2"))))
     assert await replies(company, again["feed_id"]) != first, "control numbers are new"

@@ -31,12 +31,15 @@ async def answer(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, faulty: Contain
     """Answer every interchange that asks for it. `faulty`: ordinals of transactions whose content cannot be read."""
     asking = await asyncio.to_thread(lambda: [one for one in interchanges(chunks()) if _is_answered(one)])
     async with acquire(pool) as connection:
-        numbers = await connection.fetch("select nextval('x12_control') as n from generate_series(1, $1)", len(asking))
+        # Each answer is an interchange of its own, with a number that no other has: else it is a duplicate (TA1 025).
+        rows = await connection.fetch("select nextval('x12_control') as n from generate_series(1, $1)", 2 * len(asking))
+        numbers = iter([row["n"] for row in rows])
         at = datetime.now(UTC)
         replies: list[tuple[str, bytes]] = []
-        for interchange, row in zip(asking, numbers, strict=True):
-            replies.append(("TA1", ta1(interchange, control=row["n"], at=at)))
-            ack = implementation_ack_999(interchange, control=row["n"], at=at, faulty=faulty, supported=_SUPPORTED)
+        for interchange in asking:
+            one, other = next(numbers), next(numbers)
+            replies.append(("TA1", ta1(interchange, control=one, at=at)))
+            ack = implementation_ack_999(interchange, control=other, at=at, faulty=faulty, supported=_SUPPORTED)
             if ack is not None:
                 replies.append(("999", ack))
         # One statement, so that a feed has all of its answers or none: whoever works it off again finds them here.
