@@ -129,10 +129,15 @@ def _micros(time: datetime) -> int:
 
 
 def ask(financial: Financial, profile: Profile, place: Place) -> Iterator[Asked]:
-    """Every FT1, in the order of the message."""
+    """Every FT1, in the order of the message: what it takes back and then brings again is the later state of it."""
+    later = replace(place, version=place.version + 1)
+    taken_back: set[str] = set()
     for transaction in financial.transactions:
+        if transaction.void:
+            taken_back.add(transaction.key)
+        corrects = not transaction.void and transaction.key in taken_back
         try:
-            yield _ask(transaction, financial, profile, place)
+            yield _ask(transaction, financial, profile, later if corrects else place)
         except ValidationError as error:
             yield replace(_counted(transaction), refused="invalid", fields=error)
 
