@@ -128,3 +128,9 @@ def test_messages_without_money_are_passed_over() -> None:
     assert understood("MSA|AA|X1", msh=MSH.replace("DFT^P03^DFT_P03", "ORR^O02")).ignored
     refused = understood(msh=MSH.replace("DFT^P03^DFT_P03", "BAR^P01").replace("|P|", "|T|"))
     assert (refused.ignored, [p.code for p in refused.problems]) == (False, ["wrong_processing_id"])
+
+
+def test_money_is_never_passed_over_for_an_acknowledgement() -> None:
+    """An MSA makes an answer of a message; of one with transactions it makes nothing."""
+    (paid,) = understood("MSA|AA|X1", ft1("PY", f7="CASH")).transactions
+    assert (paid.kind, paid.amount_cents) == ("PY", 6_000)

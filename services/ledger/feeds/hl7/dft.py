@@ -44,7 +44,7 @@ def understand(message: Message, profile: Profile = _DEFAULT) -> Financial:
     """What a message comes to, by what is agreed with its sender."""
     header = header_of(message.msh)
     parts = _sort(message)
-    if header.message_type == "ACK" or "MSA" in parts.first:
+    if header.message_type == "ACK" or ("MSA" in parts.first and not parts.lines):
         return Financial(header, ignored=True)
     event = header.trigger or parts.event
     reading = _Reading(header, parts, profile)
