@@ -182,10 +182,15 @@ async def test_the_same_money_under_two_names_is_posted_once(stack: LedgerStack,
         await sender.feed(value)
     sums = await sender.company.sums()
     assert (sums["payments"], sums["amount_cents"]) == (1, 80_00)
-    for value in inputs:
-        feed = await sender.feed(value)
-        assert feed["posted"] == feed["quarantined"] == 0
-    assert await sender.company.sums() == sums
+    for reversed_by_a_person in (False, True):
+        if reversed_by_a_person:
+            (row,) = await sender.payments()
+            await sender.company.post(f"/v1/payments/{row['id']}/reversal", {})
+        sums = await sender.company.sums()
+        for value in inputs:
+            feed = await sender.feed(value)
+            assert feed["posted"] == feed["quarantined"] == 0
+        assert await sender.company.sums() == sums
 
 
 async def test_the_same_name_with_other_money_waits(stack: LedgerStack) -> None:
@@ -194,6 +199,12 @@ async def test_the_same_name_with_other_money_waits(stack: LedgerStack) -> None:
     assert await sender.send(told, *at_clinic(sender), reconciliation("80.00")) == (3, 2, 0, 0, 1)
     assert await sender.company.reasons() == {"conflict": 1}
     assert (await sender.company.sums())["amount_cents"] == 80_00
+    # Until a person has found out which one was received, and reverses the other.
+    (wrong,) = await sender.payments()
+    await sender.company.post(f"/v1/payments/{wrong['id']}/reversal", {})
+    await sender.retried("conflict")
+    amounts = sorted(row["amount_cents"] for row in await sender.payments())
+    assert amounts == sorted([-wrong["amount_cents"], 25_00, 80_00])
 
 
 async def test_a_notice_that_was_withdrawn_hides_no_payment(stack: LedgerStack) -> None:

@@ -247,7 +247,7 @@ class Books:
     documents: dict[tuple[str, str, str], FeedDocument] = field(default_factory=dict)
     remittances: dict[str, UUID] = field(default_factory=dict)
     applied_lines: dict[str, set[UUID]] = field(default_factory=dict)
-    """Lines of remittances that were applied, with the receipts that did."""
+    """Lines of remittances that were applied, with the receipts that did, but for those that were reversed since."""
 
     settled: dict[UUID, dict[UUID | None, Lines]] = field(default_factory=dict)
     """What each payer's receipts have done to a charge; loaded where a reversal does not say it itself."""

@@ -88,7 +88,7 @@ def says_the_same(books: Books, state: EmrDocument) -> bool:
 
 def same_payment(books: Books, state: EmrDocument, names: Iterable[str]) -> dict[str, Any] | None:
     """The answer to a new payment whose money is in the books under another name: it is not posted again. Raises
-    Invalid where the amounts differ: which of them was received, a person must find out."""
+    Invalid where the amounts differ: which of them was received, a person must find out, and reverses the other one."""
     own = books.documents.get(state.name)
     if state.words is None or (own is not None and own.document_id is not None):
         return None
@@ -98,9 +98,10 @@ def same_payment(books: Books, state: EmrDocument, names: Iterable[str]) -> dict
         payment = books.payments[payment_id] if payment_id else None
         if payment is None or payment.words.withdrawn:
             continue
-        if payment.words.amount_cents != state.words["amount_cents"]:
+        if payment.words.amount_cents == state.words["amount_cents"]:
+            return {"outcome": "ignored", "reason": "same_payment", "document_id": payment.payment_id}
+        if not payment.reversed_by:
             raise Invalid("The payment is known under another name with another amount", code="conflict")
-        return {"outcome": "ignored", "reason": "same_payment", "document_id": payment.payment_id}
     return None
 
 

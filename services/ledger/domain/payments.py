@@ -133,6 +133,8 @@ def reverse_payment(books: Books, journal: Journal, command: Command, act: Rever
     reversal = new_payment(books, draft, command, words, reverses_id=original.payment_id)
     _undo(draft, original.lines, reversal)
     original.reversed_by = reversal.payment_id
+    for receipts in books.applied_lines.values():
+        receipts.discard(original.payment_id)
     draft.close()
     return payment_document(reversal)
 

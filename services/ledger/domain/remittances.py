@@ -89,8 +89,11 @@ def _check_date(books: Books, day: date) -> None:
 
 
 def apply_remittance(books: Books, journal: Journal, command: Command, act: ApplyRemittance) -> dict[str, Any]:
-    """A further chunk of claims. Only the receipt's words are loaded: what was applied before is not needed."""
+    """A further chunk of claims. Only the receipt's words are loaded: what was applied before is not needed. Of one
+    that a person has reversed meanwhile all the money is gone, and nothing more is applied."""
     payment = _receipt(books, act.payment_key)
+    if payment.reversed_by:
+        return _document(payment, ())
     matches, misses = match_claims(books, act.claims)
     draft = Draft(books, journal, "remittance_claims", command.actor.user_id, command.correlation_id)
     apply_matches(books, draft, payment, matches, misses)
@@ -100,8 +103,10 @@ def apply_remittance(books: Books, journal: Journal, command: Command, act: Appl
 
 
 def locate_remittance(books: Books, journal: Journal, command: Command, act: LocateRemittance) -> dict[str, Any]:
-    """The receipt under another location, once all of its claims are known (D14)."""
+    """The receipt under another location, once all of its claims are known (D14): not without its reversal."""
     payment = _receipt(books, act.payment_key)
+    if payment.reversed_by:
+        return _document(payment, ())
     draft = Draft(books, journal, "correction", command.actor.user_id, command.correlation_id)
     draft.correct(payment, replace(payment.words, location_id=act.location_id))
     draft.close()

@@ -35,8 +35,9 @@ class Told:
 
 
 def told_before(books: Books, told: Told, payer: Payer | None) -> Payment | None:
-    """The receipt that another format has told of, and that is this payment. Raises NotApplied, with both totals,
-    where there are only receipts of other totals: which of them was received, a person must find out."""
+    """The receipt that another format has told of, and that is this payment, also where a person has reversed it.
+    Raises NotApplied, with both totals, where only receipts of other totals stand: which of them was received, a person
+    must find out, and reverses the other one."""
     if payer is None or not told.trace_number or not told.amount_cents:
         return None
     rows = books.tellings.get(told.trace_number, set())
@@ -45,8 +46,8 @@ def told_before(books: Books, told: Told, payer: Payer | None) -> Payment | None
     others = {row.payment_id for row in rows if row.by != told.by} - taken
     found = _live(books, payer, others & mine) or _live(books, payer, others)
     same = next((one for one in found if one.words.amount_cents == told.amount_cents), None)
-    if same is None and found:
-        raise other_total(found[0], told)
+    if same is None and (standing := [one for one in found if not one.reversed_by]):
+        raise other_total(standing[0], told)
     return same
 
 
