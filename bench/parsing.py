@@ -18,7 +18,7 @@ from bench.remittance import spooled
 from bench.rounds import Result, measure
 from services.ledger.feeds.hl7.dft import understand
 from services.ledger.feeds.hl7.reader import read
-from services.ledger.feeds.stored import pieces
+from services.ledger.feeds.spooled import Spooled
 from services.ledger.feeds.x12 import remittance
 from services.ledger.feeds.x12.model import Claim, Transaction
 
@@ -35,7 +35,7 @@ def parsing(_: str) -> list[Result]:
 
     def balanced() -> None:
         lines = 0
-        for event in remittance.read(pieces(spool)):
+        for event in remittance.read(Spooled.of(spool)):
             if isinstance(event, Claim | Transaction):
                 assert not event.problems, event.problems
                 lines += len(event.lines) if isinstance(event, Claim) else 0

@@ -19,7 +19,7 @@ import asyncpg
 from bench.rounds import Result, measure
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import PIECE, pieces
+from services.ledger.feeds.spooled import PIECE, Spooled
 from services.ledger.service import Ledger
 from services.ledger.store import MIGRATIONS, ROLE
 from shared.db import KEYED_PLANS, create_pool
@@ -126,14 +126,14 @@ class _Away(Directory):
 async def post(ledger: Ledger, company: UUID, spool: BinaryIO, size: int) -> Feed:
     """What an upload does, from the spooled body to the finished feed."""
     feed = Feed(company, uuid7(), "x12", "era")
-    found = await remittances.examine(lambda: pieces(spool))
+    found = await remittances.examine(Spooled.of(spool))
     await intake.open_feed(ledger.pool, feed, channel="http", sender="bench", body_hash=None, byte_count=size)
     spool.seek(0)
     number = 0
     while piece := await asyncio.to_thread(spool.read, PIECE):
         await intake.add_chunk(ledger.pool, feed, number, piece)
         number += 1
-    await remittances.process(ledger, feed, lambda: pieces(spool), str(uuid4()), found)
+    await remittances.process(ledger, feed, Spooled.of(spool), str(uuid4()), found)
     return feed
 
 

@@ -12,8 +12,19 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
+
+from shared.money import MAX_CENTS
 
 _INVISIBLE = frozenset("\u200b\u2060\ufeff\u200e\u200f\u061c") | {
     chr(c) for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -72,6 +83,9 @@ def _uuid(value: Any) -> UUID:
 
 IsoDate = Annotated[date, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
 Id = Annotated[UUID, BeforeValidator(_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
+
+PositiveCents = Annotated[int, Strict(), Field(ge=1, le=MAX_CENTS)]
+NonNegativeCents = Annotated[int, Strict(), Field(ge=0, le=MAX_CENTS)]
 
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(clean_text)]
 """One line of free text: names, numbers on checks, batch numbers."""

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, Strict
-
 MAX_CENTS = 99_999_999_999
 """The largest single amount accepted, in cents: just under one billion dollars. Sums stay far inside BIGINT."""
-
-PositiveCents = Annotated[int, Strict(), Field(ge=1, le=MAX_CENTS)]
-NonNegativeCents = Annotated[int, Strict(), Field(ge=0, le=MAX_CENTS)]
 
 
 def dollars(cents: int) -> str:

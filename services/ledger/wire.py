@@ -19,12 +19,13 @@ from shared.fields import (
     Memo,
     Method,
     Modifier,
+    NonNegativeCents,
     Npi,
+    PositiveCents,
     ProcedureCode,
     Query,
     ReasonCode,
 )
-from shared.money import NonNegativeCents, PositiveCents
 
 GroupCode = Literal["CO", "PR", "OA", "PI"]
 Version = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from services.ledger.wire import Page
-from shared.fields import Body, Id, IsoDate, Line, Memo, Npi, ProcedureCode, Query
-from shared.money import PositiveCents
+from shared.fields import Body, Id, IsoDate, Line, Memo, Npi, PositiveCents, ProcedureCode, Query
 
 
 class ExceptionsQuery(Page):

@@ -15,7 +15,7 @@ from services.ledger import store
 from services.ledger.ahead import Ahead
 from services.ledger.domain import commands as acts
 from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance, RemittanceClaim, RemittanceLine
-from services.ledger.feeds import remittances
+from services.ledger.feeds import remittance_claims
 from services.ledger.poster import Poster
 from services.ledger.posting import post_batch
 from tests.support import posting
@@ -63,7 +63,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
         seen.foreseen += decided is not None
         return decided
 
-    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", 1)
+    monkeypatch.setattr(remittance_claims, "LINES_A_PIECE", 1)
     monkeypatch.setattr(store, "append", slow)
     monkeypatch.setattr(Ahead, "take", counted)
     return seen

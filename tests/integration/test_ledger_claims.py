@@ -295,12 +295,12 @@ async def test_what_a_remittance_says_is_kept_with_its_posting(company: Company)
     stack, body = company.stack, check(paid("C-1"))
     feed = Feed(company.company_id, uuid4(), "x12", "era")
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="t", body_hash=b"1", chunks=[body])
-    found = await remittances.examine(lambda: [body])
+    found = await remittances.examine([body])
     with pytest.raises(RuntimeError):
-        await remittances.process(Dying(stack.ledger.pool, stack.ledger.directory), feed, lambda: [body], "c", found)
+        await remittances.process(Dying(stack.ledger.pool, stack.ledger.directory), feed, [body], "c", found)
     assert (await states(company), (await company.sums())["payments"]) == ({"C-1": "paid"}, 1)
     for _ in range(2):
-        await remittances.process(stack.ledger, feed, lambda: [body], "c", found)
+        await remittances.process(stack.ledger, feed, [body], "c", found)
         assert [state for _, state, _ in await history(company, "C-1")] == ["paid"]
 
 
@@ -312,7 +312,7 @@ async def test_a_277ca_interrupted_anywhere_is_finished_and_counted_once(
     body = interchange(status_277(*(Told(claim=f"C-{n}") for n in range(700)), batch="000000017"))
     feed = Feed(company.company_id, uuid4(), "x12", "era")
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="t", body_hash=b"2", chunks=[body])
-    found = await remittances.examine(lambda: [body])
+    found = await remittances.examine([body])
     keep = claim_store.note
     for survived in range(3):
         left = survived
@@ -326,10 +326,10 @@ async def test_a_277ca_interrupted_anywhere_is_finished_and_counted_once(
 
         monkeypatch.setattr(claim_store, "note", dying)
         with pytest.raises(RuntimeError):
-            await remittances.process(stack.ledger, feed, lambda: [body], "c", found)
+            await remittances.process(stack.ledger, feed, [body], "c", found)
         assert (await company.rows())["feed_item"] == 0
     monkeypatch.setattr(claim_store, "note", keep)
-    await remittances.process(stack.ledger, feed, lambda: [body], "c", found)
+    await remittances.process(stack.ledger, feed, [body], "c", found)
     document = await company.get(f"/v1/feeds/{feed.feed_id}")
     assert (document["state"], document["received"], document["posted"]) == ("done", 1, 1)
     rows = await company.rows()
@@ -435,11 +435,11 @@ async def test_answers_are_made_once_however_often_a_feed_is_worked_off(company:
     stack, body = company.stack, asking(check(paid("C-1")))
     feed = Feed(company.company_id, uuid4(), "x12", "era")
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="t", body_hash=b"3", chunks=[body])
-    found = await remittances.examine(lambda: [body])
-    await asyncio.gather(*(remittances.process(stack.ledger, feed, lambda: [body], "c", found) for _ in range(4)))
+    found = await remittances.examine([body])
+    await asyncio.gather(*(remittances.process(stack.ledger, feed, [body], "c", found) for _ in range(4)))
     first = await replies(company, str(feed.feed_id))
     assert (await company.rows())["feed_reply"] == 2
-    await remittances.process(stack.ledger, feed, lambda: [body], "c", found)
+    await remittances.process(stack.ledger, feed, [body], "c", found)
     assert await replies(company, str(feed.feed_id)) == first
 
 

@@ -104,7 +104,7 @@ async def test_an_interrupted_file_is_finished_as_it_was_begun(
     await intake.open_feed(
         pool, feed, channel="http", sender="x", body_hash=digest, chunks=[content], reading=reading.kept
     )
-    post = await reading.examine(lambda: [content])
+    post = await reading.examine([content])
     with pytest.raises(ProcessDied):
         await post(Dying(stack, survived), feed, "c")
     half = await company.get(f"/v1/feeds/{feed.feed_id}")
@@ -139,7 +139,7 @@ async def test_a_mapping_made_between_interruption_and_end_does_not_double_what_
         await intake.open_feed(
             stack.ledger.pool, feed, channel="http", sender="x", body_hash=digest, chunks=[body], reading=reading.kept
         )
-        post = await reading.examine(lambda body=body: [body])  # type: ignore[misc]
+        post = await reading.examine([body])  # type: ignore[misc]
         with pytest.raises(ProcessDied):
             await post(Dying(stack, 0), feed, "c")
         feeds.append(str(feed.feed_id))
@@ -208,13 +208,13 @@ def test_a_row_has_one_name_whatever_else_is_in_the_file() -> None:
     file = CsvFile(name="bank", profile=Profile.model_validate(PAYMENTS))
 
     def names(content: bytes) -> list[str]:
-        return [entry.event.event_id for entry in file.entries(lambda: [content]) if entry.event]
+        return [entry.event.event_id for entry in file.entries([content]) if entry.event]
 
     one, two = row("C", 1), row("C", 2)
     assert names(table(one, two)) == names(table(two, one))[::-1]
     assert len({*names(table(one, {**one, "Ver": "2"}, {**one, "State": "void"}, {**one, "Amount": "1.00"}))}) == 4
     assert names(table(one)) == names(table({**one, "How": "CC"}))
     other = CsvFile(name="till", profile=file.profile)
-    (entry,) = other.entries(lambda: [table(one)])
+    (entry,) = other.entries([table(one)])
     assert entry.event is not None
     assert entry.event.source == "csv:till"

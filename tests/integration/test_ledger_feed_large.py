@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -11,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.ledger.feeds.apart import LONG
 from tests.support.ledger import Company, LedgerStack
 from tests.support.quiet import least
 from tests.support.x12_builder import ClaimPayment, Payment, Service, x12_file
@@ -70,25 +73,53 @@ async def test_another_feeds_first_posting_does_not_wait_for_a_giant_file(stack:
     assert await least(LATEST, longest) < LATEST
 
 
+def reading_processes() -> list[int]:
+    """Those that read for us."""
+    children = Path("/proc/self/task").glob("*/children")
+    ids = [int(one) for path in children for one in path.read_text().split()]
+    return [one for one in ids if b"reading_process" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("after_receipt", [False, True], ids=["surveyed", "posted"])
+async def test_whoever_reads_a_large_file_may_be_killed(stack: LedgerStack, after_receipt: bool) -> None:
+    """While it is surveyed nothing is kept; while it is posted, the same bytes finish what was begun."""
+    clean, company = await stack.company(), await stack.company()
+    body = giant(2_000)
+    assert len(body) > LONG
+    for one in (clean, company):
+        await charges(one, 2_000)
+    assert (await clean.upload("x12", body)).body["posted"] == 1
+    upload = asyncio.create_task(company.upload("x12", body))
+    while after_receipt and not (await company.get("/v1/payments"))["items"]:
+        assert not upload.done()
+    while not (found := reading_processes()):
+        assert not upload.done()
+        await asyncio.sleep(0.001)
+    os.kill(found[0], signal.SIGKILL)
+    answer = await upload
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert len((await company.get("/v1/feeds"))["items"]) == after_receipt
+    feed = (await company.upload("x12", body)).body
+    assert (feed["state"], feed["posted"], feed["duplicates"], feed["quarantined"]) == ("done", 1, 0, 0)
+    assert await company.sums() == await clean.sums()
+    assert not reading_processes()
+
+
 _READ_WHOLE = """
 import resource, sys
 import pytest
 
 from bench.remittance import remittance
-from services.ledger.feeds import remittances
+from services.ledger.feeds.remittance_claims import pieces_of
 from services.ledger.feeds.x12.remittance import contents
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-def chunks(lines):
-    return lambda: remittance(lines, "T")
-
 def all_pieces(lines):
-    found = contents(chunks(lines)())
+    found = contents(remittance(lines, "T"))
     assert found.transactions[0].reason is None, found.transactions[0].problems
-    accepted = {1: found.transactions[0]}
-    return sum(len(piece.claims) for piece in remittances._pieces(chunks(lines), accepted))
+    return sum(len(piece.claims) for piece in pieces_of(remittance(lines, "T"), {1: False}))
 
 assert all_pieces(4_000) == 1_000
 before = peak()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.ledger.deciding import Verdict
-from services.ledger.feeds import remittances
+from services.ledger.feeds import remittance_claims
 from services.ledger.service import Ledger
 from tests.support.feed_work import (
     charge_of,
@@ -90,7 +90,7 @@ async def test_a_large_remittance_interrupted_while_it_is_retried(
     stack: LedgerStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pieces: after the first the receipt is posted and counted, and the exception waits for the rest."""
-    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", 2)
+    monkeypatch.setattr(remittance_claims, "LINES_A_PIECE", 2)
     company = await stack.company(npis=["1999999999"])
     for name in "ABC":
         await charge_of(company, name)

@@ -15,6 +15,7 @@ from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
+from services.ledger.feeds.remittance_claims import pieces_of
 from services.ledger.service import Ledger
 from tests.support.feed_work import charge_of, check, claim, service
 from tests.support.ledger import Company, LedgerStack
@@ -130,9 +131,9 @@ async def interrupted(stack: LedgerStack, company: Company, body: bytes, posting
     feed = Feed(company.company_id, uuid4(), "x12", "era")
     digest = hashlib.sha256(body).digest()
     await intake.open_feed(stack.ledger.pool, feed, channel="http", sender="tests", body_hash=digest, chunks=[body])
-    found = await remittances.examine(lambda: [body])
+    found = await remittances.examine([body])
     with pytest.raises(ProcessDied):
-        await remittances.process(Dying(stack, postings), feed, lambda: [body], "correlation", found)
+        await remittances.process(Dying(stack, postings), feed, [body], "correlation", found)
 
 
 async def test_an_abandoned_feed_is_taken_up_and_a_half_stored_one_is_closed(
@@ -228,9 +229,7 @@ def test_pieces_are_keyed_by_content_and_place() -> None:
 
     def pieces(size: int) -> list[tuple[int, int, bytes]]:
         cut = [body[start : start + size] for start in range(0, len(body), size)]
-        (transaction,) = remittances.contents(cut).transactions
-        found = remittances._pieces(lambda: cut, {1: transaction})
-        return [(piece.number, len(piece.claims), remittances._hash(piece)) for piece in found]
+        return [(piece.number, len(piece.claims), piece.content_hash) for piece in pieces_of(cut, {1: False})]
 
     assert pieces(len(body)) == pieces(777) == pieces(64)
     assert len(pieces(len(body))) == 2

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from services.ledger.domain import payments
-from services.ledger.feeds import remittances
+from services.ledger.feeds import remittance_claims
 from tests.support.feed_work import charge_of, check, claim, retried, service
 from tests.support.ledger import Company, LedgerStack
 from tests.support.remittances import charges_now, figures, proven, sent
@@ -158,7 +158,7 @@ async def test_a_settlement_of_the_coming_month_is_posted_and_a_later_one_waits(
     company: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person's payment may be as far ahead and no further. Twice two pieces, of which the second must not post."""
-    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", 1)
+    monkeypatch.setattr(remittance_claims, "LINES_A_PIECE", 1)
     await charge_of(company, "A")
     await charge_of(company, "B")
     last = company.today + timedelta(days=31)

@@ -19,7 +19,7 @@ import pytest
 from services.ledger.deciding import Verdict
 from services.ledger.domain.commands import Command, ReversePayment
 from services.ledger.domain.feed_acts import ApplyRemittance, PostRemittance, RemittanceClaim, RemittanceLine
-from services.ledger.feeds import remittances
+from services.ledger.feeds import remittance_claims
 from services.ledger.posting import post_batch
 from services.ledger.service import Ledger
 from tests.support import posting
@@ -178,7 +178,7 @@ async def test_reversed_while_the_rest_of_it_is_posted(company: Company, monkeyp
             await reverse(company, "T1")
         return await post(self, command, *more, **named)
 
-    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", 1)
+    monkeypatch.setattr(remittance_claims, "LINES_A_PIECE", 1)
     monkeypatch.setattr(Ledger, "post", reversed_before)
     long = check(*map(paid, "ABC"), trace="T1")
     feed = await remit(company, long)

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from services.ledger.domain.feed_acts import PostRemittance
-from services.ledger.feeds import mappings, remittances
+from services.ledger.feeds import mappings, remittance_claims
 from services.ledger.posting import post_batch
 from tests.support import posting
 from tests.support.feed_work import charge_of, check, claim, retried, service, the_exception, true
@@ -91,7 +91,7 @@ async def test_both_judged_before_either_is_posted(
     payment = check(*(claim(name, service()) for name in "ABC"))
     for name in "ABC":
         await charge_of(company, name)
-    monkeypatch.setattr(remittances, "_LINES_PER_CHUNK", lines)
+    monkeypatch.setattr(remittance_claims, "LINES_A_PIECE", lines)
     with monkeypatch.context() as patch:
         patch.setattr(mappings, "read", met)
         async with asyncio.timeout(30):

@@ -19,7 +19,7 @@ from services.ledger.feeds import emr, files, intake, mappings
 from services.ledger.feeds.cloudevents import BATCH, SINGLE, EmrEvent, envelope, structured, understand
 from services.ledger.feeds.files import Arrival, Reading
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import PIECE, pieces
+from services.ledger.feeds.spooled import PIECE, Spooled
 from shared.access.principal import Guard
 from shared.errors import Invalid, PayloadTooLarge, TooManyRequests
 from shared.ids import uuid7
@@ -48,7 +48,7 @@ async def upload(call: Call, reading: Reading) -> web.Response:
         raise TooManyRequests("Earlier files of yours are still being worked off", retry_after_seconds=30)
     with tempfile.TemporaryFile() as spool:
         body_hash, size = await _spool(call.request, spool)
-        post = await reading.examine(lambda: pieces(spool))
+        post = await reading.examine(Spooled.of(spool))
         arrival = Arrival(company_id, "http", sender, body_hash, size, spool)
         async with files.turn(ledger(call), arrival):
             feed = await files.keep(ledger(call), reading, arrival)

@@ -40,7 +40,7 @@ async def resources(call: Call) -> web.Response:
     company_id, client_id = call.principal.company, call.principal.client_id
     reading = files.fhir(FhirInput(client_id=client_id if call.principal.is_emr else None))
     try:
-        post = await reading.examine(lambda: [body])
+        post = await reading.examine([body])
     except FhirUnreadable as unreadable:
         refused = unreadable.refused
         return _refusal(refused, 400 if refused[0].issues[0].code in _NOT_JSON else 422)

@@ -6,7 +6,6 @@ of its own, and gets answers of its own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container
 from datetime import UTC, datetime
 from typing import Final
@@ -14,8 +13,9 @@ from uuid import UUID
 
 import asyncpg
 
+from services.ledger.feeds.apart import apart
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.spooled import Chunks
 from services.ledger.feeds.x12.replies import Interchange, implementation_ack_999, interchanges, ta1
 from shared.db import acquire, reading
 from shared.errors import NotFound
@@ -29,7 +29,7 @@ select $1, $2, r.* from unnest($3::integer[], $4::text[], $5::bytea[]) as r on c
 
 async def answer(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, faulty: Container[int]) -> None:
     """Answer every interchange that asks for it. `faulty`: ordinals of transactions whose content cannot be read."""
-    asking = await asyncio.to_thread(lambda: [one for one in interchanges(chunks()) if _is_answered(one)])
+    asking = await apart(_asking, chunks)
     async with acquire(pool) as connection:
         # Each answer is an interchange of its own, with a number that no other has: else it is a duplicate (TA1 025).
         rows = await connection.fetch("select nextval('x12_control') as n from generate_series(1, $1)", 2 * len(asking))
@@ -47,9 +47,9 @@ async def answer(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, faulty: Contain
         await connection.execute(_KEEP, feed.company_id, feed.feed_id, list(range(len(replies))), kinds, texts)
 
 
-def _is_answered(interchange: Interchange) -> bool:
-    """An interchange without a group is a TA1 itself, which nobody answers."""
-    return interchange.wants_reply and bool(interchange.groups)
+def _asking(chunks: Chunks) -> list[Interchange]:
+    """Who is to be answered. An interchange without a group is a TA1 itself, which nobody answers."""
+    return [one for one in interchanges(chunks) if one.wants_reply and one.groups]
 
 
 async def read_answers(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> bytes:

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.ledger.wire import Units
-from shared.fields import DiagnosisCode, IsoDate, Modifier, ProcedureCode
-from shared.money import NonNegativeCents
+from shared.fields import DiagnosisCode, IsoDate, Modifier, NonNegativeCents, ProcedureCode
 
 
 class ChargeWords(BaseModel):

@@ -12,7 +12,7 @@ import orjson
 
 from services.ledger.domain.feed_items import FeedItem, Statements
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.remittance_facts import NUMBER
+from services.ledger.feeds.remittance_claims import NUMBER
 from services.ledger.feeds.x12.acknowledgements import Source
 from shared.db import acquire, page_of, reading
 from shared.errors import NotFound

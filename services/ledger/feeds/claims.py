@@ -6,7 +6,6 @@ beginning, or delivered again by anybody, without adding anything.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,10 +17,12 @@ import asyncpg
 from services.ledger.domain.feed_acts import RemittanceClaim
 from services.ledger.domain.feed_items import FeedItem, Statements
 from services.ledger.feeds import claim_store, intake
+from services.ledger.feeds.apart import apart, items_apart
 from services.ledger.feeds.claim_store import State
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.remittance_facts import CODE, NAME, NUMBER
-from services.ledger.feeds.stored import Chunks, read_ahead
+from services.ledger.feeds.remittance_claims import CODE, NAME, NUMBER
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import read_ahead
 from services.ledger.feeds.x12.acknowledgements import SETS, Acknowledgement, Complete, Source, read_sources
 from services.ledger.feeds.x12.claim_status import BatchStatus, ClaimStatus, Status
 from services.ledger.feeds.x12.model import Finding, Header
@@ -89,7 +90,7 @@ async def note_answers(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, found: Co
     if not blamed and not found.acknowledgements:
         return
     wanted: dict[Source, str] = {}
-    for source, judged in (await asyncio.to_thread(_judge, chunks)).items():
+    for source, judged in (await apart(_judge, chunks)).items():
         item = _item(feed, source)
         problems = [*judged.problems, *(() if source.standard == "TA1" else blamed[source.ordinal])]
         if problems:
@@ -98,7 +99,7 @@ async def note_answers(pool: asyncpg.Pool, feed: Feed, chunks: Chunks, found: Co
             wanted[source] = judged.key
         else:
             await intake.record(pool, feed, item, "duplicate", "same_key")
-    async with read_ahead(_pieces(chunks, wanted)) as pieces:
+    async with read_ahead(items_apart(_pieces, chunks, wanted)) as pieces:
         async for piece in pieces:
             await _keep(pool, feed, piece)
             if piece.last:  # Counted once all of it is kept: until then the feed is not done, and is taken up again.
@@ -126,7 +127,7 @@ class _Judged:
 def _judge(chunks: Chunks) -> dict[Source, _Judged]:
     """The key of every source and what is wrong with it, which is known only at its end."""
     judged: dict[Source, _Judged] = {}
-    for source, event in read_sources(chunks()):
+    for source, event in read_sources(chunks):
         if source is None:
             continue
         one = judged.setdefault(source, _Judged())
@@ -154,7 +155,7 @@ def _pieces(chunks: Chunks, wanted: Mapping[Source, str]) -> Iterator[_Piece]:
     """What the wanted sources say, in their order. A piece is about the claims of one payer."""
     piece: _Piece | None = None
     number, reference = 0, ""
-    for source, event in read_sources(chunks()):
+    for source, event in read_sources(chunks):
         if source is None or source not in wanted:
             continue
         if piece is None or piece.source != source:

@@ -7,7 +7,6 @@ named by what it says, so that the same row in any file is the same event.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -21,17 +20,19 @@ from pydantic import BaseModel, ConfigDict
 from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import csv_store, emr, intake
 from services.ledger.feeds.agreements import Agreements
+from services.ledger.feeds.apart import apart, items_apart
 from services.ledger.feeds.cloudevents import EmrEvent, Envelope, understand
 from services.ledger.feeds.csvfile.profile import Profile
 from services.ledger.feeds.csvfile.reader import Problem, Row, Total, read
 from services.ledger.feeds.csvfile.records import CsvUnreadable
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import read_ahead
 from services.ledger.service import Ledger
 from shared.crash import point
 from shared.errors import Invalid
 
-_CHUNK: Final = 200
+_PART: Final = 200
 
 Refusal = tuple[str, dict[str, Any]]
 
@@ -60,23 +61,29 @@ class CsvFile(BaseModel):
     async def examine(self, chunks: Chunks) -> Posting:
         """Read it to its end, outside the event loop; raises Invalid `csv_unreadable`."""
         try:
-            return Posting(self, chunks, await asyncio.to_thread(self._refusal, chunks))
+            return Posting(self, chunks, await apart(self._refusal, chunks))
         except CsvUnreadable as error:
             raise Invalid.field("body", "csv_unreadable", error.detail) from None
 
     def _refusal(self, chunks: Chunks) -> Refusal | None:
         """Why none of its rows may be posted, of a file that can be read."""
         refusal: Refusal | None = None
-        for one in read(chunks(), self.profile):
+        for one in read(chunks, self.profile):
             if isinstance(one, Total) and not one.agrees:
                 refusal = "total_mismatch", _numbers(one)
         return refusal
 
     def entries(self, chunks: Chunks) -> Iterator[Entry]:
         """Its rows in their order."""
-        for one in read(chunks(), self.profile):
+        for one in read(chunks, self.profile):
             if isinstance(one, Row):
                 yield Entry(one, None if one.data is None else understand(_envelope(self.source, one)))
+
+    def parts(self, chunks: Chunks) -> Iterator[list[Entry]]:
+        """The same, so many at a time."""
+        entries = self.entries(chunks)
+        while part := list(islice(entries, _PART)):
+            yield part
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +97,21 @@ class Posting:
 
     async def __call__(self, ledger: Ledger, feed: Feed, correlation_id: str) -> None:
         """Post every row or quarantine it, and close the feed. Raises Unavailable when the books are away."""
-        entries, clinics = self.file.entries(self.chunks), Clinics(ledger, feed.company_id)
-        pulse = intake.Pulse(ledger.pool, feed)
-        while chunk := await asyncio.to_thread(_next, entries):
-            await self._take(ledger, feed, chunk, clinics, correlation_id)
-            point("csv.after_chunk")
-            await pulse.beat()
+        clinics, pulse = Clinics(ledger, feed.company_id), intake.Pulse(ledger.pool, feed)
+        async with read_ahead(items_apart(self.file.parts, self.chunks)) as parts:
+            async for part in parts:
+                await self._take(ledger, feed, part, clinics, correlation_id)
+                point("csv.after_chunk")
+                await pulse.beat()
         await intake.close_feed(ledger.pool, feed)
 
     async def _take(
-        self, ledger: Ledger, feed: Feed, chunk: Sequence[Entry], clinics: Clinics, correlation_id: str
+        self, ledger: Ledger, feed: Feed, part: Sequence[Entry], clinics: Clinics, correlation_id: str
     ) -> None:
-        counted = await intake.counted(ledger.pool, feed, [_item_id(feed, entry.row) for entry in chunk])
+        counted = await intake.counted(ledger.pool, feed, [_item_id(feed, entry.row) for entry in part])
         posted: list[tuple[EmrEvent, FeedItem]] = []
         aside: list[tuple[FeedItem, str, dict[str, Any]]] = []
-        for entry in chunk:
+        for entry in part:
             if _item_id(feed, entry.row) in counted:
                 continue
             if entry.event is None or self.refusal is not None:
@@ -150,10 +157,6 @@ def line_of(item_key: str) -> int | None:
     """The line of a row that waits as it stands in the file; None of one that waits as an event."""
     _, found, number = item_key.rpartition(" line ")
     return int(number) if found and number.isdecimal() else None
-
-
-def _next(entries: Iterator[Entry]) -> list[Entry]:
-    return list(islice(entries, _CHUNK))
 
 
 def _item_id(feed: Feed, row: Row) -> UUID:

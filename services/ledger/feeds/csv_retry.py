@@ -3,19 +3,20 @@ read or their file did not add up, from the stored file, by the profile that hol
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 from uuid import UUID
 
 from services.ledger.domain.commands import Command
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.feeds import csv_store, emr, intake, mappings
+from services.ledger.feeds.apart import apart
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.csv_posting import Clinics, CsvFile, Entry, Refusal, line_of, refusal_of, unknown_clinic
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
-from services.ledger.feeds.stored import Chunks, stored
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import stored
 from services.ledger.service import Ledger
 from shared.errors import Invalid
 
@@ -60,7 +61,7 @@ async def _read_again(ledger: Ledger, feed: Feed, rows: Sequence[Waiting]) -> di
             posting = await file.examine(chunks)
         except Invalid as problem:
             return found | dict.fromkeys(lines, (problem.code, {"message": problem.detail}))
-        entries = {entry.row.line: entry for entry in await asyncio.to_thread(_at, file, chunks, lines.values())}
+        entries = {entry.row.line: entry for entry in await apart(_at, chunks, file, set(lines.values()))}
     return found | {one: _event_or_refusal(entries.get(line), posting.refusal) for one, line in lines.items()}
 
 
@@ -72,9 +73,8 @@ async def current(ledger: Ledger, feed: Feed) -> CsvFile:
     return file if profile is None else CsvFile(name=file.name, profile=profile)
 
 
-def _at(file: CsvFile, chunks: Chunks, lines: Collection[int]) -> list[Entry]:
-    wanted = set(lines)
-    return [entry for entry in file.entries(chunks) if entry.row.line in wanted]
+def _at(chunks: Chunks, file: CsvFile, lines: Set[int]) -> list[Entry]:
+    return [entry for entry in file.entries(chunks) if entry.row.line in lines]
 
 
 def _event_or_refusal(entry: Entry | None, of_file: Refusal | None) -> EmrEvent | Refusal:

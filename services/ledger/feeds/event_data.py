@@ -10,8 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from services.ledger.feeds.charges import ChargeWords
-from shared.fields import IsoDate, Line, Method
-from shared.money import NonNegativeCents
+from shared.fields import IsoDate, Line, Method, NonNegativeCents
 
 EXTERNAL_ID: Final = r"^[!-~]+( [!-~]+)*$"
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=EXTERNAL_ID)]

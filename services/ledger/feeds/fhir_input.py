@@ -16,7 +16,7 @@ from services.ledger.feeds.fhir.model import Outcome
 from services.ledger.feeds.fhir.reader import ACCEPTED
 from services.ledger.feeds.fhir_posting import ask_all, post_feed, understood
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import Chunks
+from services.ledger.feeds.spooled import Chunks
 from services.ledger.service import Ledger
 from shared.errors import Invalid, PayloadTooLarge
 
@@ -50,7 +50,7 @@ class FhirInput(BaseModel):
 
     def _examine(self, chunks: Chunks) -> Posting:
         body = bytearray()
-        for piece in chunks():
+        for piece in chunks:
             body += piece
             if len(body) > MAX_BYTES:
                 raise PayloadTooLarge()

@@ -21,7 +21,8 @@ from services.ledger.feeds.fhir_acts import Asked, index_of
 from services.ledger.feeds.fhir_posting import ask_all, command, post_all, understood
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
-from services.ledger.feeds.stored import Chunks, stored
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import stored
 from services.ledger.service import Ledger
 from shared.errors import NotFound, Unavailable
 
@@ -47,7 +48,7 @@ async def prepare(
     """Read the exceptions of one feed again, from its stored form."""
     feed = Feed(company_id, rows[0].feed_id, fhir_store.FORMAT, "emr")
     async with stored(ledger.pool, company_id, feed.feed_id) as chunks:
-        body = b"".join(chunks())
+        body = b"".join(chunks)
     found = await understood(ledger, company_id, body)
     wanted = {index_of(row.item_key) for row in rows}
     chosen = [outcome for outcome in found if outcome.index in wanted]
@@ -104,12 +105,12 @@ def raw_resource(chunks: Chunks, item_key: str) -> bytes:
 def decoded_resource(chunks: Chunks, item_key: str) -> dict[str, Any] | None:
     """What the resource of an item says, or what is wrong with it."""
     wanted = index_of(item_key)
-    return next((asdict(one) for one in outcomes(b"".join(chunks())) if one.index == wanted), None)
+    return next((asdict(one) for one in outcomes(b"".join(chunks)) if one.index == wanted), None)
 
 
 def _item(chunks: Chunks, item_key: str) -> Item:
     wanted = index_of(item_key)
-    for item in read(b"".join(chunks())):
+    for item in read(b"".join(chunks)):
         if item.index == wanted:
             return item
     raise NotFound()

@@ -17,7 +17,8 @@ from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.csv_posting import CsvFile
 from services.ledger.feeds.fhir_input import FhirInput
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import PIECE, Chunks, stored
+from services.ledger.feeds.spooled import PIECE, Chunks
+from services.ledger.feeds.stored import stored
 from services.ledger.feeds.x12.reader import X12Unreadable
 from services.ledger.service import Ledger
 from shared.errors import Invalid

@@ -12,9 +12,11 @@ from uuid import UUID
 import asyncpg
 
 from services.ledger.feeds import fhir_retry, hl7_retry
+from services.ledger.feeds.apart import apart, items_apart
 from services.ledger.feeds.csv_retry import place_of, raw_lines
 from services.ledger.feeds.remittance_facts import ordinal_of
-from services.ledger.feeds.stored import PIECE, Chunks, stored
+from services.ledger.feeds.spooled import PIECE, Chunks
+from services.ledger.feeds.stored import stored
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.reader import transaction_bytes
 from services.ledger.feeds.x12.remittance import read
@@ -28,12 +30,12 @@ async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]
         yield exception["raw"].encode()
     elif exception["format"] == "x12":
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
-            blocks = _blocks(transaction_bytes(chunks(), ordinal_of(exception["item_key"])))
+            blocks = items_apart(_blocks, chunks, ordinal_of(exception["item_key"]))
             while block := await asyncio.to_thread(next, blocks, b""):
                 yield block
     elif exception["format"] == "csv":
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
-            lines = raw_lines(iter(chunks()), *place_of(exception["detail"]))
+            lines = raw_lines(iter(chunks), *place_of(exception["detail"]))
             yield await asyncio.to_thread(b"".join, lines)
     elif exception["format"] == "fhir":
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
@@ -42,10 +44,10 @@ async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]
         raise NotFound()
 
 
-def _blocks(segments: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces worth a write."""
+def _blocks(chunks: Chunks, ordinal: int) -> Iterator[bytes]:
+    """A transaction in pieces worth a write."""
     held = bytearray()
-    for segment in segments:
+    for segment in transaction_bytes(chunks, ordinal):
         held += segment
         if len(held) >= PIECE:
             yield bytes(held)
@@ -66,13 +68,13 @@ async def decoded(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, 
     if exception["format"] == "x12":
         place = ordinal_of(exception["item_key"]), exception["detail"].get("claim")
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
-            return await asyncio.to_thread(_facts, chunks, *place)
+            return await apart(_facts, chunks, *place)
     return None
 
 
 def _facts(chunks: Chunks, ordinal: int, claim: int | None) -> dict[str, Any] | None:
     current = 0
-    for event in read(chunks()):
+    for event in read(chunks):
         if isinstance(event, Header):
             current = event.ordinal
         elif isinstance(event, Claim):

@@ -1,4 +1,4 @@
-"""What a remittance says, as the books take it: its key, its faults, its claims."""
+"""What a remittance says, as the books take it: its key, its faults, its receipt."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import hashlib
 from typing import Any
 from uuid import uuid5
 
-from services.ledger.domain.feed_acts import PostRemittance, ProviderLevel, RemittanceClaim, RemittanceLine
+from services.ledger.domain.feed_acts import PostRemittance, ProviderLevel
 from services.ledger.domain.feed_items import FeedItem
 from services.ledger.feeds import payees
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.payees import Payees
-from services.ledger.feeds.x12.model import Adjustment, Claim, Header, Line, Transaction
+from services.ledger.feeds.remittance_claims import CODE, NAME, NUMBER
+from services.ledger.feeds.x12.model import Header, Transaction
 from shared.money import MAX_CENTS
-
-NUMBER, NAME, CODE = 80, 200, 10
-"""Longest numbers, names and codes: the standard has 50, 60 and 5, but an element may be as long as a segment."""
 
 
 def payment_key(transaction: Transaction, payee: str = "") -> str:
@@ -129,45 +127,3 @@ def item_of(feed: Feed, transaction: Transaction) -> FeedItem:
 def ordinal_of(item_key: str) -> int:
     """The place in its file that an item is named by."""
     return int(item_key.split()[1])
-
-
-def claim_of(claim: Claim) -> RemittanceClaim:
-    finding = min(claim.problems, key=lambda problem: problem.code, default=None)
-    numbers: dict[str, Any] = {}
-    if finding is not None:
-        same = [p for p in claim.problems if p.code == finding.code]
-        lines: list[dict[str, Any]] = [{**dict(p.numbers), "line": p.line} for p in same]
-        numbers = {"detail": finding.detail, "violations": lines}
-    return RemittanceClaim(
-        claim_id=claim.account[:NUMBER],
-        payer_control_number=claim.icn[:NUMBER],
-        status=claim.status[:CODE],
-        charge_cents=claim.charge_cents,
-        paid_cents=claim.paid_cents,
-        date_of_service=claim.service_from,
-        lines=tuple(_line(line) for line in claim.lines),
-        adjustments=_triplets(claim.adjustments),
-        problem=finding.code if finding else None,
-        problem_detail=numbers,
-        ordinal=claim.ordinal,
-    )
-
-
-def _line(line: Line) -> RemittanceLine:
-    procedure, submitted = line.procedure, line.submitted
-    coded = submitted or procedure
-    return RemittanceLine(
-        ordinal=line.ordinal,
-        procedure_code=procedure.code if procedure else "",
-        submitted_code=submitted.code if submitted else None,
-        modifiers=coded.modifiers if coded else (),
-        date_of_service=line.service_from,
-        charge_cents=line.charge_cents,
-        paid_cents=line.paid_cents,
-        control_number=line.control_number[:NUMBER] or None,
-        adjustments=_triplets(line.adjustments),
-    )
-
-
-def _triplets(rows: tuple[Adjustment, ...]) -> tuple[tuple[str, str, int], ...]:
-    return tuple((row.group[:CODE], row.reason[:CODE], row.cents) for row in rows)

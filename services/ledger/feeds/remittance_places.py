@@ -6,18 +6,17 @@ A receipt with a hundred thousand applied lines cannot be moved afterwards: the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
+from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 
-from services.ledger.domain.feed_acts import RemittanceClaim, external_ids
-from services.ledger.feeds.remittance_facts import claim_of
-from services.ledger.feeds.stored import Chunks, read_ahead
-from services.ledger.feeds.x12.remittance import placed_claims
+from services.ledger.domain.feed_acts import external_ids
+from services.ledger.feeds.apart import items_apart
+from services.ledger.feeds.remittance_claims import groups_of
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import read_ahead
 
 _CLAIMS: Final = 500
 _ALL = "select location_id from directory_location where company_id = $1 limit 2"
@@ -49,7 +48,7 @@ async def likely_locations(
     if len(locations) == 1:
         return dict.fromkeys(wanted, locations[0])
     found: dict[int, set[UUID]] = defaultdict(set)
-    async with read_ahead(_groups(chunks, wanted)) as groups:
+    async with read_ahead(items_apart(groups_of, chunks, wanted, _CLAIMS)) as groups:
         async for ordinal, claims in groups:
             if len(found[ordinal]) < 2:
                 accounts = list({claim.claim_id for claim in claims})
@@ -59,10 +58,3 @@ async def likely_locations(
             if len(found) == len(wanted) and all(len(one) > 1 for one in found.values()):
                 break
     return {ordinal: next(iter(one)) for ordinal, one in found.items() if len(one) == 1}
-
-
-def _groups(chunks: Chunks, wanted: Collection[int]) -> Iterator[tuple[int, Sequence[RemittanceClaim]]]:
-    """Their claims, so many at a time."""
-    for ordinal, placed in groupby(placed_claims(chunks()), key=itemgetter(0)):
-        while ordinal in wanted and (group := [claim_of(claim) for _, claim in islice(placed, _CLAIMS)]):
-            yield ordinal, group

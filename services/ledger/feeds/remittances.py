@@ -7,11 +7,10 @@ own, and what was posted answers as it did the first time.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,15 +20,16 @@ from services.ledger import service
 from services.ledger.ahead import LOADED_AHEAD
 from services.ledger.domain import outcomes
 from services.ledger.domain.commands import Act, Command
-from services.ledger.domain.feed_acts import ApplyRemittance, LocateRemittance, RemittanceClaim
+from services.ledger.domain.feed_acts import ApplyRemittance, LocateRemittance
 from services.ledger.domain.feed_items import Retry
 from services.ledger.domain.remittances import shared
-from services.ledger.feeds import answers, claim_store, claims, intake, mappings, payees
+from services.ledger.feeds import answers, claim_store, claims, intake, mappings, payees, remittance_claims
+from services.ledger.feeds.apart import apart, items_apart
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.mappings import Mappings
 from services.ledger.feeds.payees import Payees
+from services.ledger.feeds.remittance_claims import Piece, pieces_of
 from services.ledger.feeds.remittance_facts import (
-    claim_of,
     item_of,
     payment_key,
     receipt_of,
@@ -37,21 +37,20 @@ from services.ledger.feeds.remittance_facts import (
     refusal_of,
 )
 from services.ledger.feeds.remittance_places import likely_locations
-from services.ledger.feeds.stored import Chunks, read_ahead
-from services.ledger.feeds.x12.model import Claim, Header, Transaction
-from services.ledger.feeds.x12.remittance import Contents, contents, read
+from services.ledger.feeds.spooled import Chunks
+from services.ledger.feeds.stored import read_ahead
+from services.ledger.feeds.x12.model import Transaction
+from services.ledger.feeds.x12.remittance import Contents, contents
 from services.ledger.service import Ledger
 from shared.errors import Problem, Unavailable
 
-_LINES_PER_CHUNK: Final = 300
-"""Part of what the keys of later pieces mean: with another number an interrupted file could not be finished."""
 _READ_AHEAD: Final = LOADED_AHEAD + 1
 _PIECES_TO_RESTATE: Final = 30
 """A correction restates every applied line in one event; more than about 9,000 of them are no message for a broker."""
 
 
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
-    """Post a surveyed file. `chunks()` starts reading its raw form from the beginning."""
+    """Post a surveyed file. `chunks` starts reading its raw form from the beginning."""
     transactions = [one for one in found.transactions if not claims.is_answer(one.set_id)]
     ours = await payees.read(ledger.pool, feed.company_id)
     accepted, refused = _judge(transactions, ours)
@@ -99,7 +98,7 @@ def _judge(
 
 async def examine(chunks: Chunks) -> Contents:
     """Survey a file outside the event loop; raises X12Unreadable."""
-    return await asyncio.to_thread(lambda: contents(chunks()))
+    return await apart(contents, chunks)
 
 
 async def _post_all(
@@ -113,7 +112,7 @@ async def _post_all(
 ) -> dict[int, Problem]:
     """Post every piece in file order; the problems of transactions that were refused."""
     known = await mappings.read(ledger.pool, feed.company_id)
-    long = [one.ordinal for one in accepted.values() if one.lines + one.claims > _LINES_PER_CHUNK]
+    long = [one.ordinal for one in accepted.values() if one.lines + one.claims > remittance_claims.LINES_A_PIECE]
     likely = await likely_locations(ledger.pool, feed.company_id, chunks, long)
     refused: dict[int, Problem] = {}
     told: set[int] = set()
@@ -121,17 +120,23 @@ async def _post_all(
     booked: dict[int, UUID | None] = {}
     pulse = intake.Pulse(ledger.pool, feed)
 
-    def command_of(piece: _Piece) -> tuple[_Piece, Command]:
-        ordinal = piece.transaction.ordinal
-        return piece, _command(feed, piece, known, ours, likely.get(ordinal), correlation_id, retries.get(ordinal))
+    def read() -> Iterator[tuple[Piece, Command]]:
+        wanted = {one.ordinal: one.late_reversals for one in accepted.values()}
+        for piece in items_apart(pieces_of, chunks, wanted):
+            place = likely.get(piece.ordinal)
+            command = _command(feed, accepted[piece.ordinal], piece, known, ours, place, correlation_id)
+            if retry := retries.get(piece.ordinal):
+                # The exception waits until all of its claims have been dealt with.
+                command = replace(command, retry=replace(retry, closes=piece.last))
+            yield piece, command
 
-    async with read_ahead(map(command_of, _pieces(chunks, accepted)), _READ_AHEAD) as pieces:
+    async with read_ahead(read(), _READ_AHEAD) as pieces:
 
         def following() -> list[Command]:
             return [command for _, command in pieces.peek(LOADED_AHEAD)]
 
         async for piece, command in pieces:
-            ordinal = piece.transaction.ordinal
+            ordinal = piece.ordinal
             if ordinal in refused:
                 continue
             if ordinal in told:
@@ -153,17 +158,19 @@ async def _post_all(
             if piece.number == 0:
                 booked[ordinal] = UUID(answer["location_id"]) if answer["location_id"] else None
             elif piece.last:
-                await _locate(ledger, command, piece, booked[ordinal], locations[ordinal])
+                await _locate(ledger, command, accepted[ordinal], piece, booked[ordinal], locations[ordinal])
             await pulse.beat()
     return refused
 
 
-async def _locate(ledger: Ledger, last: Command, piece: _Piece, booked: UUID | None, found: set[UUID]) -> None:
+async def _locate(
+    ledger: Ledger, last: Command, transaction: Transaction, piece: Piece, booked: UUID | None, found: set[UUID]
+) -> None:
     """Correct the location where it could not be told beforehand; of a very long remittance it then stays as it is."""
     location_id = shared(frozenset(found))
     if location_id == booked or (found and piece.number > _PIECES_TO_RESTATE):
         return
-    key = payment_key(piece.transaction)
+    key = payment_key(transaction)
     act = LocateRemittance(key, location_id)
     # Under a key of its own, by content: an interruption before it is made good when the feed is taken up again.
     body_hash = hashlib.sha256(repr(act).encode()).digest()
@@ -182,63 +189,17 @@ async def _note(ledger: Ledger, feed: Feed, command: Command, problem: Problem) 
         await intake.record_failure(ledger.pool, feed, command.item, problem)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Part of a transaction's claims; the first comes with the receipt."""
-
-    transaction: Transaction
-    number: int
-    claims: tuple[RemittanceClaim, ...]
-    last: bool
-
-
-def _pieces(chunks: Chunks, accepted: dict[int, Transaction]) -> Iterator[_Piece]:
-    """Every piece of every accepted transaction, in file order. Where reversals come after other claims, they are
-    taken out and go first (feeds.md 0.8): what they free is needed by their corrections, wherever those stand."""
-    numbers: dict[int, int] = {}
-    yield from _read_pieces(chunks, accepted, numbers)
-    late = {ordinal: one for ordinal, one in accepted.items() if one.late_reversals}
-    if late:
-        yield from _read_pieces(chunks, late, numbers, the_rest=True)
-
-
-def _read_pieces(
-    chunks: Chunks, accepted: dict[int, Transaction], numbers: dict[int, int], *, the_rest: bool = False
-) -> Iterator[_Piece]:
-    """One reading of the file. `the_rest`: what the first one left out, numbered on from `numbers`."""
-    current: Transaction | None = None
-    number, lines = 0, 0
-    held: list[RemittanceClaim] = []
-    for event in read(chunks()):
-        if isinstance(event, Header):
-            current, number, lines, held = accepted.get(event.ordinal), numbers.get(event.ordinal, 0), 0, []
-        elif current is None:
-            continue
-        elif isinstance(event, Claim):
-            if current.late_reversals and event.is_reversal == the_rest:
-                continue
-            if lines >= _LINES_PER_CHUNK:
-                yield _Piece(current, number, tuple(held), False)
-                number, lines, held = number + 1, 0, []
-            held.append(claim_of(event))
-            lines += max(1, len(event.lines))
-        elif isinstance(event, Transaction):
-            yield _Piece(current, number, tuple(held), the_rest or not current.late_reversals)
-            numbers[current.ordinal] = number + 1
-            current = None
-
-
 def _command(
     feed: Feed,
-    piece: _Piece,
+    transaction: Transaction,
+    piece: Piece,
     known: Mappings,
     ours: Payees,
     likely: UUID | None,
     correlation_id: str,
-    retry: Retry | None,
 ) -> Command:
     """The first piece is the receipt with its first claims; only it counts as the feed's item."""
-    transaction, first = piece.transaction, piece.number == 0
+    first = piece.number == 0
     key, item = payment_key(transaction), item_of(feed, transaction)
     if transaction.header is None:
         raise ValueError("refused before")
@@ -252,19 +213,11 @@ def _command(
         company_id=feed.company_id,
         key=f"x12:{key}:{piece.number}",
         route="x12",
-        body_hash=_hash(piece),
+        # What the key stands for: all of the transaction for its receipt, the claims for a later piece.
+        body_hash=bytes.fromhex(transaction.content_hash) if first else piece.content_hash,
         actor=service.integration("era"),
         correlation_id=correlation_id,
         act=act,
         item=item if first else None,
-        # The item is counted with its receipt; the exception waits until all of its claims have been dealt with.
-        retry=retry and replace(retry, closes=piece.last),
         said=claims.said_by_remittance(feed, item.item_key, key, transaction.header, piece.claims),
     )
-
-
-def _hash(piece: _Piece) -> bytes:
-    """The content that a key stands for: all of the transaction for its receipt, the claims for a later piece."""
-    if piece.number == 0:
-        return bytes.fromhex(piece.transaction.content_hash)
-    return hashlib.sha256(orjson.dumps(piece.claims)).digest()

@@ -7,7 +7,6 @@ is noted with its reason and numbers.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,10 +22,12 @@ from services.ledger.domain.denials import DENIED_LINE
 from services.ledger.domain.feed_items import FeedItem, Retry
 from services.ledger.domain.later_acts import EmrTotals, RetryAdjustment, RetryClaim
 from services.ledger.feeds import csv_retry, emr, fhir_retry, hl7_retry, mappings, quarantine, remittances
+from services.ledger.feeds.apart import apart
 from services.ledger.feeds.cloudevents import EmrEvent
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.quarantine import Waiting
-from services.ledger.feeds.remittance_facts import claim_of, ordinal_of
+from services.ledger.feeds.remittance_claims import claim_of
+from services.ledger.feeds.remittance_facts import ordinal_of
 from services.ledger.feeds.stored import stored
 from services.ledger.feeds.x12.model import Claim
 from services.ledger.feeds.x12.reader import X12Unreadable
@@ -157,7 +158,7 @@ async def _remittances(ledger: Ledger, asker: Asker, rows: Sequence[Waiting]) ->
                 await remittances.process_again(ledger, feed, chunks, asker.correlation_id, retries) if whole else {}
             )
             places = {_place(row) for row in parts}
-            claims = await asyncio.to_thread(find_claims, chunks(), places) if parts else {}
+            claims = await apart(find_claims, chunks, places) if parts else {}
     except X12Unreadable as error:
         return {row.exception_id: ("x12_unreadable", {"message": error.detail}) for row in rows}
     results: Results = {row.exception_id: refused.get(ordinal) for ordinal, row in whole.items()}

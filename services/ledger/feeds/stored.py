@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import BinaryIO, Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from services.ledger.feeds import intake
-
-PIECE: Final = 1 << 20
+from services.ledger.feeds.spooled import Spooled
 
 _Item = TypeVar("_Item")
-Chunks = Callable[[], Iterable[bytes]]
 
 
 @asynccontextmanager
-async def stored(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[Chunks]:
-    """Each call of what this gives starts reading the feed from its beginning."""
+async def stored(pool: asyncpg.Pool, company_id: UUID, feed_id: UUID) -> AsyncIterator[Spooled]:
+    """A copy of it, to be read as often as somebody wants."""
     with tempfile.TemporaryFile() as spool:
         async for chunk in intake.read_raw(pool, company_id, feed_id):
             await asyncio.to_thread(spool.write, chunk)
-        yield lambda: pieces(spool)
+        yield Spooled.of(spool)
 
 
 @asynccontextmanager
@@ -72,6 +70,8 @@ class ReadAhead(Generic[_Item]):
         self._ended = True
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)
+        if isinstance(self._items, Generator):
+            await asyncio.to_thread(self._items.close)
 
     def _read_on(self) -> None:
         if self._reading is None and not self._ended and len(self._found) < self._most:
@@ -85,10 +85,3 @@ class ReadAhead(Generic[_Item]):
         else:
             self._found.append(item)
             self._read_on()
-
-
-def pieces(spool: BinaryIO) -> Iterator[bytes]:
-    """The content of a file from its beginning."""
-    spool.seek(0)
-    while piece := spool.read(PIECE):
-        yield piece

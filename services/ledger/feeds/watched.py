@@ -30,7 +30,7 @@ from services.ledger.feeds.hl7.reader import Unreadable
 from services.ledger.feeds.hl7_intake import Origin, receive_file
 from services.ledger.feeds.hl7_posting import post_feed
 from services.ledger.feeds.intake import Feed
-from services.ledger.feeds.stored import PIECE, pieces
+from services.ledger.feeds.spooled import PIECE, Spooled
 from services.ledger.feeds.watched_folders import (
     Claimed,
     Incoming,
@@ -174,7 +174,7 @@ class Watcher:
             await self._receive(arrival, feed_id, correlation_id)
             return True
         reading = await self._reading(kind, arrival.company_id, begun)
-        post = await reading.examine(lambda: pieces(arrival.spool))
+        post = await reading.examine(Spooled.of(arrival.spool))
         feed = await files.keep(self._ledger, reading, arrival)
         await post(self._ledger, feed, correlation_id)
         return True

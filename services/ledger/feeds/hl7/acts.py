@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from services.ledger.domain.feed_acts import EmrAdjustment, EmrDocument, EmrPerson
 from services.ledger.feeds.charges import ChargeWords, brought
 from services.ledger.feeds.hl7.model import PAYMENTS, Financial, Patient, Profile, Transaction
-from shared.fields import IsoDate, Line, Method, ProcedureCode, ReasonCode
-from shared.money import NonNegativeCents, PositiveCents
+from shared.fields import IsoDate, Line, Method, NonNegativeCents, PositiveCents, ProcedureCode, ReasonCode
 
 SOURCE: Final = "hl7:"
 """Before the sender in the source of documents: a sender's name cannot collide with the source of CloudEvents."""
