@@ -26,7 +26,6 @@ LONG: Final = 1 << 19
 """Bytes from which on a reading takes as long as the start of a process, some 60 ms."""
 _MOST: Final = 4
 """Processes at a time. Whoever finds none free reads in a thread."""
-_PIPE: Final = 1 << 20
 _OTHER_END: Final = "services.ledger.feeds.reading_process"
 
 _Item = TypeVar("_Item")
@@ -73,7 +72,6 @@ def _read_apart(chunks: Spooled, wanted: tuple[Any, ...]) -> Iterator[Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         pass_fds=[chunks.descriptor],
-        pipesize=_PIPE,
     ) as process:
         given, taken = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         try:
