@@ -50,7 +50,7 @@ _PIECES_TO_RESTATE: Final = 30
 
 
 async def process(ledger: Ledger, feed: Feed, chunks: Chunks, correlation_id: str, found: Contents) -> None:
-    """Post a surveyed file. `chunks` starts reading its raw form from the beginning."""
+    """Post a surveyed file, whose raw form is read again for it."""
     transactions = [one for one in found.transactions if not claims.is_answer(one.set_id)]
     ours = await payees.read(ledger.pool, feed.company_id)
     accepted, refused = _judge(transactions, ours)
