@@ -18,7 +18,7 @@ from services.ledger.feeds import held
 from services.ledger.feeds.hl7.acts import SOURCE as HL7
 from shared.db import Connection, Record, reading
 
-_CLIENTS = "select client_id, sources, active from directory_client where sources <> '{}'"
+_CLIENTS = "select client_id, sources from directory_client where sources <> '{}'"
 _LOCATIONS = "select location_id, emr_location_id from directory_location where company_id = $1 and active"
 _MAPPED = "select alias, target from feed_mapping_now where company_id = $1 and kind = 'clinic'"
 # Sources are few and documents many: from one source to the next by the index.
@@ -34,7 +34,7 @@ select source from known where source is not null
 _REPORTS = """
 select distinct on (source, clinic, day) source, clinic, day, location_id, reported_at, totals, payments
 from emr_totals
-where company_id = $1 and day between $2 and $3 and ($4::text[] is null or source = any ($4))
+where company_id = $1 and day between $2 and $3
 order by source, clinic, day, reported_at desc, report_id desc
 """
 # What stands, or once stood, under one of the days; and what the EMR lists or what waits, wherever it stands. Payers'
@@ -55,32 +55,25 @@ from (
     join feed_document d on d.company_id = $1 and d.kind = 'payment'
         and (d.source, d.external_id) = (w.source, w.external_id)
 ) d
-where $6::text[] is null or d.source = any ($6)
 """
 _DATED: Final = 10**12
 """Versions from here on are microseconds since 1970, where a FHIR sender does not number them."""
 
 
 async def reconcile(
-    pool: asyncpg.Pool, company_id: UUID, first: date, last: date, location_id: UUID | None, client_id: str | None
+    pool: asyncpg.Pool, company_id: UUID, first: date, last: date, location_id: UUID | None
 ) -> tuple[list[Row], list[Unplaced]]:
     """The rows of these days, and what waits in the quarantine and may belong to one of them; `location_id` limits them
-    to a location, `client_id` to the sources of an EMR client."""
+    to a location."""
     async with reading(pool, company_id) as connection:
         clients = await connection.fetch(_CLIENTS)
         senders = Senders({row["client_id"]: row["sources"] for row in clients})
-        mine = [row["sources"] for row in clients if row["active"] and row["client_id"] == client_id]
-        sources = [one for found in mine for one in found] if client_id else None
-        reports = [_report(row) for row in await connection.fetch(_REPORTS, company_id, first, last, sources)]
+        reports = [_report(row) for row in await connection.fetch(_REPORTS, company_id, first, last)]
         places = await _places(connection, company_id, reports)
         # It may come long after its day, but not before it; the day may have begun earlier where the clinic is.
-        waiting = [
-            one
-            for one in await held.waiting(connection, company_id, first - timedelta(days=1), senders.clients)
-            if sources is None or senders.reported_as(one.source) in sources
-        ]
+        waiting = await held.waiting(connection, company_id, first - timedelta(days=1), senders.clients)
         names = [(one.source, one.external_id) for one in waiting]
-        documents = await _documents(connection, company_id, first, last, senders, reports, names, sources)
+        documents = await _documents(connection, company_id, first, last, senders, reports, names)
     waits, unplaced = placed(waiting, senders, places, first, last, location_id)
 
     def wanted(cell: Cell) -> bool:
@@ -104,11 +97,9 @@ async def _documents(
     senders: Senders,
     reports: Iterable[Report],
     waiting: Iterable[Name],
-    only: Sequence[str] | None,
 ) -> list[Document]:
     """Under the names that lists call them by."""
     told = {row["source"]: senders.reported_as(row["source"]) for row in await connection.fetch(_SOURCES, company_id)}
-    own = None if only is None else [source for source, reporter in told.items() if reporter in only]
     listed = {
         (source, payment_id)
         for report in reports
@@ -117,7 +108,7 @@ async def _documents(
         for payment_id in report.payments or ()
     }
     names = [[name[place] for name in listed.union(waiting)] for place in (0, 1)]
-    rows = await connection.fetch(_DOCUMENTS, company_id, first, last, *names, own)
+    rows = await connection.fetch(_DOCUMENTS, company_id, first, last, *names)
     documents = []
     # What came as events has the first right to a name.
     for row in sorted(rows, key=lambda row: (row["source"] != told[row["source"]], row["source"])):

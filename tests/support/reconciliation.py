@@ -46,9 +46,9 @@ def of_list(emr: Emr, *payments: dict[str, Any], **more: Any) -> Any:
     return report(emr, *totals, payments=list(payments), **more)
 
 
-async def reconciled(company: Company, token: str | None = None, **params: Any) -> Any:
+async def reconciled(company: Company, **params: Any) -> Any:
     params = {"from": DAY, "to": DAY, **params}
-    return await company.get("/v1/reconciliation", token, **params)
+    return await company.get("/v1/reconciliation", **params)
 
 
 async def rows(company: Company, **params: Any) -> dict[str, Any]:

@@ -10,24 +10,26 @@ from aiohttp import web
 from services.ledger import wire_feeds
 from services.ledger.answers_reconciliation import ReconciliationAnswer
 from services.ledger.api.common import readers
-from services.ledger.api.feeds import READ, sender_of
 from services.ledger.domain.emr_facts import Unplaced
 from services.ledger.domain.reconcile import STATUSES, Difference, Row, worst
 from services.ledger.reconciliation import reconcile
+from shared.access.principal import Guard
 from shared.errors import Invalid
 from shared.web import Call, Endpoint, json_response
 
+_READ = Guard(any_of=(("exception_reports", "view"), ("payment_posting", "view")))
 _MOST_DAYS = 31
 _MOST_UNPLACED = 500
 
 
 async def read(call: Call) -> web.Response:
-    """Rows by day, location and payment type; people see all sources, an EMR client its own."""
+    """Rows by day, location and payment type, of all sources. For people: a client sends, and reads of its feeds what
+    became of them (api.md 2)."""
     query: wire_feeds.ReconciliationQuery = call.query
     if not 0 <= (query.to - query.from_).days < _MOST_DAYS:
         raise Invalid.field("to", "range", f"From `from` on, at most {_MOST_DAYS} days")
-    company, client_id = call.principal.company, sender_of(call)
-    rows, unplaced = await reconcile(readers(call), company, query.from_, query.to, query.location_id, client_id)
+    company = call.principal.company
+    rows, unplaced = await reconcile(readers(call), company, query.from_, query.to, query.location_id)
     counts = Counter(row.status for row in rows)
     return json_response(
         {
@@ -119,7 +121,7 @@ ENDPOINTS = (
         "GET",
         "/v1/reconciliation",
         read,
-        READ,
+        _READ,
         "What the EMR says it sent against the books, down to the payment",
         query=wire_feeds.ReconciliationQuery,
         answer=ReconciliationAnswer,
