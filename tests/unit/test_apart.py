@@ -142,7 +142,8 @@ import os, signal
 from services.ledger.feeds.apart import items_apart
 from tests.unit.test_apart import CONTENT, spooled, without_end
 
-print(next(items_apart(without_end, spooled(CONTENT))), flush=True)
+found = items_apart(without_end, spooled(CONTENT))
+print(next(found), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

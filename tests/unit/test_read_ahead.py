@@ -101,3 +101,21 @@ async def test_who_is_called_off_while_waiting_leaves_no_reading_behind() -> Non
     with pytest.raises(asyncio.CancelledError):
         await task
     assert used_after_close == [False]
+
+
+async def test_what_was_not_read_to_its_end_is_closed() -> None:
+    """It may hold a process, which ends with it, and not with the last who knows of it."""
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.set()
+
+    reading = items()
+    async with read_ahead(reading) as found:
+        assert await anext(found) == 1
+        assert not closed.is_set()
+    assert closed.is_set()

@@ -76,13 +76,12 @@ def _read_apart(chunks: Spooled, wanted: tuple[Any, ...]) -> Iterator[Any]:
         given, taken = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         try:
             given.write(pickle.dumps(wanted))
-            given.flush()  # And left open: the other end notices when we are gone.
+            given.flush()  # And left open: the other end goes when it is closed, by us or by the end of us.
             while (found := pickle.load(taken)) is not None:  # noqa: S301 - from our own process
                 if isinstance(found, Exception):
                     raise found
                 yield found[0]
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            process.kill()
             log.error("reading_process_died", code=process.wait())
             raise Unavailable("The reading of the file was interrupted; send it again") from None
-        finally:
-            process.kill()
