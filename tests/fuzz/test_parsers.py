@@ -35,7 +35,8 @@ from services.ledger.feeds.hl7.model import Profile as Hl7Profile
 from services.ledger.feeds.hl7.reader import Unreadable
 from services.ledger.feeds.hl7.reader import read as read_hl7
 from services.ledger.feeds.payees import Payees
-from services.ledger.feeds.remittance_facts import claim_of, payment_key, refusal_detail, refusal_of
+from services.ledger.feeds.remittance_claims import claim_of
+from services.ledger.feeds.remittance_facts import payment_key, refusal_detail, refusal_of
 from services.ledger.feeds.x12 import acknowledgements
 from services.ledger.feeds.x12.claim_status import ClaimStatus
 from services.ledger.feeds.x12.model import Claim, EnvelopeFault, Header, ProviderAdjustment, Transaction
