@@ -137,6 +137,16 @@ def test_a_process_that_dies_is_an_interruption() -> None:
         next(found)
 
 
+def test_where_no_process_can_be_started_the_file_is_to_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = spooled(CONTENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nonexistent")
+        for _ in range(module._MOST + 1):
+            with pytest.raises(Unavailable):
+                next(items_apart(whose, file))
+    assert next(items_apart(whose, file)) != os.getpid(), "and its place is free again"
+
+
 _DIES = """
 import os, signal
 from services.ledger.feeds.apart import items_apart

@@ -64,15 +64,7 @@ def items_apart(
 
 
 def _read_apart(chunks: Spooled, wanted: tuple[Any, ...]) -> Iterator[Any]:
-    with subprocess.Popen(
-        # Without what is run at the start of an interpreter: all that is needed is in its path.
-        [sys.executable, "-S", "-P", "-m", _OTHER_END, str(chunks.descriptor)],
-        env={"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},  # and none of our secrets
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[chunks.descriptor],
-    ) as process:
+    with _started(chunks) as process:
         given, taken = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         try:
             given.write(pickle.dumps(wanted))
@@ -85,3 +77,19 @@ def _read_apart(chunks: Spooled, wanted: tuple[Any, ...]) -> Iterator[Any]:
             process.kill()
             log.error("reading_process_died", code=process.wait())
             raise Unavailable("The reading of the file was interrupted; send it again") from None
+
+
+def _started(chunks: Spooled) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            # Without what is run at the start of an interpreter: all that is needed is in its path.
+            [sys.executable, "-S", "-P", "-m", _OTHER_END, str(chunks.descriptor)],
+            env={"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},  # and none of our secrets
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[chunks.descriptor],
+        )
+    except OSError as error:  # No memory, or no process is left.
+        log.error("reading_process_not_started", error=type(error).__name__)
+        raise Unavailable("The file cannot be read now; send it again") from None
