@@ -85,11 +85,11 @@ def _event_or_refusal(entry: Entry | None, of_file: Refusal | None) -> EmrEvent 
     return entry.event
 
 
-def raw_lines(content: Iterator[bytes], first: int, last: int) -> Iterator[bytes]:
+def raw_lines(chunks: Chunks, first: int, last: int) -> Iterator[bytes]:
     """These lines of a file, as they were received."""
     held = b""
     number = 1
-    for chunk in content:
+    for chunk in chunks:
         *complete, held = (held + chunk).split(b"\n")
         for line in complete:
             if first <= number <= last:

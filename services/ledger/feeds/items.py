@@ -16,7 +16,7 @@ from services.ledger.feeds.apart import apart, items_apart
 from services.ledger.feeds.csv_retry import place_of, raw_lines
 from services.ledger.feeds.remittance_facts import ordinal_of
 from services.ledger.feeds.spooled import PIECE, Chunks
-from services.ledger.feeds.stored import stored
+from services.ledger.feeds.stored import read_ahead, stored
 from services.ledger.feeds.x12.model import Claim, Header, Transaction
 from services.ledger.feeds.x12.reader import transaction_bytes
 from services.ledger.feeds.x12.remittance import read
@@ -29,14 +29,21 @@ async def raw(pool: asyncpg.Pool, company_id: UUID, exception: Mapping[str, Any]
     if exception["raw"] is not None:
         yield exception["raw"].encode()
     elif exception["format"] == "x12":
-        async with stored(pool, company_id, exception["feed_id"]) as chunks:
-            blocks = items_apart(_blocks, chunks, ordinal_of(exception["item_key"]))
-            while block := await asyncio.to_thread(next, blocks, b""):
+        ordinal = ordinal_of(exception["item_key"])
+        async with (
+            stored(pool, company_id, exception["feed_id"]) as chunks,
+            read_ahead(items_apart(_blocks, chunks, ordinal)) as blocks,
+        ):
+            async for block in blocks:
                 yield block
     elif exception["format"] == "csv":
-        async with stored(pool, company_id, exception["feed_id"]) as chunks:
-            lines = raw_lines(iter(chunks), *place_of(exception["detail"]))
-            yield await asyncio.to_thread(b"".join, lines)
+        first, last = place_of(exception["detail"])
+        async with (
+            stored(pool, company_id, exception["feed_id"]) as chunks,
+            read_ahead(items_apart(raw_lines, chunks, first, last)) as lines,
+        ):
+            async for line in lines:
+                yield line
     elif exception["format"] == "fhir":
         async with stored(pool, company_id, exception["feed_id"]) as chunks:
             yield await asyncio.to_thread(fhir_retry.raw_resource, chunks, exception["item_key"])
