@@ -1,7 +1,8 @@
-"""Lines of one large remittance posted end to end, against the driver's COPY of the same rows into same-shaped tables.
+"""Lines of one large remittance posted end to end, against the driver's COPY of the same rows.
 
 The product keeps the file, surveys it, finds every line's charge, applies and adjusts it, and writes postings, events,
-keys and what became of the claims. The floor is given the rows that came of that, and copies them.
+keys and what became of the claims. The floor is given the rows that came of that, and copies them into empty tables
+like ours: the same columns, checks, indexes and proofs of what a row refers to. A second floor proves no references.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO, Final
 from uuid import UUID, uuid4
 
 import asyncpg
 
-from bench.rounds import Result, measure
+from bench.rounds import Result, measure_against
 from services.ledger.feeds import intake, remittances
 from services.ledger.feeds.intake import Feed
 from services.ledger.feeds.spooled import PIECE, Spooled
@@ -61,6 +63,14 @@ with made as (
     from made
 )
 insert into transfer select $1, 1, n, 'receivable_payer', 'revenue', '', charge_id, null, 12000 from made
+"""
+_REFERENCES: Final = """
+select conrelid::regclass::text as table, pg_get_constraintdef(oid) as clause
+from pg_constraint where contype = 'f' and conrelid = any ($1::text[]::regclass[])
+"""
+_PROOFS: Final = """
+select tgrelid::regclass::text as table, tgname as name, tgfoid::regproc::text as function
+from pg_trigger where not tgisinternal and tgrelid = any ($1::text[]::regclass[])
 """
 _APPLIED: Final = "select count(*) from remittance_line where company_id = $1"
 
@@ -145,14 +155,14 @@ def spooled(lines: int, trace: str) -> tuple[BinaryIO, int]:
 
 
 def remittances_posted(dsn: str) -> list[Result]:
-    """The ratio of lines per second, in a process set up as ours are."""
+    """The ratios of lines per second, in a process set up as ours are."""
     calm_collector()
     with asyncio.Runner() as runner:
         runner.run(migrate(dsn, MIGRATIONS))
         pool = runner.run(create_pool(dsn, name="bench", role=ROLE, size=4, settings=KEYED_PLANS))
         owner = runner.run(asyncpg.connect(dsn))
         ledger = Ledger(pool, _Away())
-        runner.run(_prepare_floor(owner))
+        runner.run(_prepare_floors(owner))
         copied: dict[str, list[tuple[object, ...]]] = {}
 
         def product() -> float:
@@ -168,23 +178,40 @@ def remittances_posted(dsn: str) -> list[Result]:
                 copied.update(runner.run(_rows_of(owner, company)))
             return LINES / seconds
 
-        def floor() -> float:
+        def floor(schema: str) -> float:
             if not copied:
                 product()
-            runner.run(owner.execute("truncate " + ", ".join(f"floor_{table}" for table in _TABLES)))
+            runner.run(owner.execute("truncate " + ", ".join(f"{schema}.{table}" for table in _TABLES)))
             started = time.perf_counter()
-            runner.run(_copy(owner, copied))
+            runner.run(_copy(owner, schema, copied))
             return LINES / (time.perf_counter() - started)
 
-        result = measure("remittance_lines", floor, product)
+        floors = {
+            "remittance_lines": partial(floor, "like_ours"),
+            "remittance_lines, floor without references": partial(floor, "bare"),
+        }
+        results = measure_against(floors, product)
         runner.run(pool.close())
         runner.run(owner.close())
-        return [result]
+        return results
 
 
-async def _prepare_floor(owner: asyncpg.Connection) -> None:
-    for table in _TABLES:
-        await owner.execute(f"create table floor_{table} (like {table} including all excluding identity)")
+async def _prepare_floors(owner: asyncpg.Connection) -> None:
+    """The tables once more, in a schema of each floor. What they refer to is looked for in that schema first."""
+    for schema in ("like_ours", "bare"):
+        await owner.execute(f"create schema {schema}")
+        for table in _TABLES:
+            await owner.execute(f"create table {schema}.{table} (like {table} including all excluding identity)")
+    references, proofs = await owner.fetch(_REFERENCES, _TABLES), await owner.fetch(_PROOFS, _TABLES)
+    await owner.execute("set search_path to like_ours, public")
+    for table, clause in references:
+        await owner.execute(f"alter table {table} add {clause}")
+    for table, name, function in proofs:
+        await owner.execute(
+            f"create trigger {name} after insert on {table} referencing new table as added"
+            f" for each statement execute function public.{function}()"
+        )
+    await owner.execute("reset search_path")
 
 
 async def _rows_of(owner: asyncpg.Connection, company: UUID) -> dict[str, list[tuple[object, ...]]]:
@@ -197,7 +224,7 @@ async def _rows_of(owner: asyncpg.Connection, company: UUID) -> dict[str, list[t
     return found
 
 
-async def _copy(owner: asyncpg.Connection, rows: dict[str, list[tuple[object, ...]]]) -> None:
+async def _copy(owner: asyncpg.Connection, schema: str, rows: dict[str, list[tuple[object, ...]]]) -> None:
     async with owner.transaction():
         for table, records in rows.items():
-            await owner.copy_records_to_table(f"floor_{table}", records=records)
+            await owner.copy_records_to_table(table, schema_name=schema, records=records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -31,8 +31,18 @@ class Result:
 def measure(name: str, floor: Callable[[], float], product: Callable[[], float], *, rounds: int = _ROUNDS) -> Result:
     """Run the pair in turn. One pair first, uncounted, to warm up. A floor that varies more than fourfold says
     nothing, so there is no score then."""
-    floor(), product()
-    pairs = [(floor(), product()) for _ in range(rounds)]
+    return measure_against({name: floor}, product, rounds=rounds)[0]
+
+
+def measure_against(
+    floors: Mapping[str, Callable[[], float]], product: Callable[[], float], *, rounds: int = _ROUNDS
+) -> list[Result]:
+    """`measure` of one product against several floors by name: every floor and the product in turn."""
+    runs = [([floor() for floor in floors.values()], product()) for _ in range(1 + rounds)][1:]
+    return [_result(name, [(bases[place], mine) for bases, mine in runs]) for place, name in enumerate(floors)]
+
+
+def _result(name: str, pairs: list[tuple[float, float]]) -> Result:
     floors = [pair[0] for pair in pairs]
     if max(floors) > _MOST_NOISE * min(floors):
         raise RuntimeError(f"{name}: the floor varied from {min(floors):.0f} to {max(floors):.0f}: no score")
