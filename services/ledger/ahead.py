@@ -1,18 +1,20 @@
 """The next of a long row of commands, loaded and decided while those before them are being appended.
 
 Whoever posts a long remittance says with each piece which ones come `then`. While the append of the first runs, the
-second is decided and what the third wants is loaded, so that neither the database nor we wait for the other.
+second is decided and what the third wants is loaded, so that neither the database nor we wait for the other. Of one
+receipt the append of the second is also sent, on another connection: in the database it waits for the first.
 
 A snapshot may show the appends that went on meanwhile or not: what the batches before have in hand is put in the place
 of what was loaded, so both ways a piece sees what those before it did. Its own append is refused like any other when
 one before it was not appended or anybody else wrote to the books; it is then decided again, on loaded ones, as it is
-when anything of it would be refused.
+when anything of it would be refused. One that was sent early and is not asked for is found when its turn comes: by its
+key, like any that was committed before somebody could be told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,6 +25,7 @@ from services.ledger import store
 from services.ledger.deciding import Decided, decide_batch
 from services.ledger.domain.books import Books
 from services.ledger.domain.commands import Command
+from services.ledger.domain.feed_acts import ApplyRemittance
 from services.ledger.domain.wants import wants_of
 from shared.db import acquire
 
@@ -52,6 +55,14 @@ class _Next:
     loading: asyncio.Task[_Loaded | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Early:
+    """What was decided before its turn, and whether it could be appended, where that was sent already."""
+
+    decided: Decided
+    sent: asyncio.Task[bool] | None
+
+
 class Ahead:
     """What comes after the batch which is being posted, and what became of it so far."""
 
@@ -62,37 +73,76 @@ class Ahead:
         self._line: list[_Next] = []
         self._before: list[Books] = []
         """The books of the last batches, each appended right after the other; a load of the line may not show them."""
-        self._decided: asyncio.Task[Decided | None] | None = None
+        self._early: asyncio.Task[Early | None] | None = None
+        self._posting: Sequence[Command] = ()
+        self._sent: set[asyncio.Task[bool]] = set()
 
-    def start(self, appended: Iterable[Books]) -> None:
+    def start(self, appended: Decided) -> None:
         """Begin to decide what comes `then` on these books, which are being appended to."""
         following, self.then = self.then() if self.then else (), None
-        base = next((one for one in appended if following and one.company_id == following[0].company_id), None)
+        base = next((one for one in appended.written if following and one.company_id == following[0].company_id), None)
         if base is None:
             return
         self._before = [*self._before[1 - LOADED_AHEAD :], base]
         self._line = [self._next(command) for command in following]
-        self._decided = asyncio.create_task(_decide(self._line[0], self._before))
+        events = appended.append.events if appended.append and _goes_on(self._posting, following[0]) else []
+        after = events[0] if events else None
+        self._early = asyncio.create_task(self._foresee(self._line[0], self._before, after))
 
     def _next(self, command: Command) -> _Next:
         known = next((one for one in self._line if one.command is command), None)
         return known or _Next(command, asyncio.create_task(_load(self._pool, command)))
 
-    async def take(self, commands: Sequence[Command]) -> Decided | None:
+    async def _foresee(self, foreseen: _Next, before: Sequence[Books], after: store.EventName | None) -> Early | None:
+        decided = await _decide(foreseen, before)
+        if decided is None:
+            return None
+        if not (after and decided.append and _has_room(self._pool)):
+            return Early(decided, None)
+        sent = asyncio.create_task(_send(self._pool, decided.append, after))
+        self._sent.add(sent)
+        sent.add_done_callback(self._sent.discard)
+        return Early(decided, sent)
+
+    async def take(self, commands: Sequence[Command]) -> Early | None:
         """The batch as it was decided before, if it is what was foreseen."""
-        if self._decided and len(commands) == 1 and commands[0] is self._line[0].command:
-            task, self._decided = self._decided, None
-            if decided := await task:
-                return decided
+        self._posting = commands
+        if self._early and len(commands) == 1 and commands[0] is self._line[0].command:
+            task, self._early = self._early, None
+            if early := await task:
+                return early
         self.drop()
         return None
 
     def drop(self) -> None:
         """Forget what was decided: what it was decided on did not come to be, or is not the last any more."""
-        for task in (self._decided, *(one.loading for one in self._line)):
+        for task in (self._early, *(one.loading for one in self._line)):
             if task:
                 task.cancel()
-        self._decided, self._line, self._before = None, [], []
+        self._early, self._line, self._before = None, [], []
+
+
+def _goes_on(commands: Sequence[Command], following: Command) -> bool:
+    """Whether a piece of a remittance is followed by its next one. Nothing that the first comes to could then keep the
+    second from being posted, so it may be appended before anybody asks for it."""
+    if len(commands) != 1:
+        return False
+    act, after = commands[0].act, following.act
+    return (
+        isinstance(act, ApplyRemittance) and isinstance(after, ApplyRemittance) and act.payment_key == after.payment_key
+    )
+
+
+async def _send(pool: asyncpg.Pool, what: store.Append, after: store.EventName) -> bool:
+    try:
+        async with acquire(pool) as connection:
+            await store.append(connection, what, after)
+    except asyncpg.SerializationError:
+        return False
+    except Exception:  # Whoever posts it in the ordinary way will meet it again.
+        log.info("not_appended_ahead", exc_info=True)
+        return False
+    return True
 
 
 async def _load(pool: asyncpg.Pool, command: Command) -> _Loaded | None:

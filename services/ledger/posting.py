@@ -8,14 +8,14 @@ under the companies' locks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from services.ledger import store
-from services.ledger.ahead import Ahead
+from services.ledger.ahead import Ahead, Early
 from services.ledger.deciding import Decided, Verdict, decide_batch
 from services.ledger.domain.books import Books
 from services.ledger.domain.commands import Command
@@ -55,11 +55,11 @@ async def post_batch(
 
 
 async def _decide_and_append(
-    connection: Connection, commands: Sequence[Command], early: Decided | None, warm: WarmBooks, ahead: Ahead | None
+    connection: Connection, commands: Sequence[Command], early: Early | None, warm: WarmBooks, ahead: Ahead | None
 ) -> Decided:
     """As decided before, or on remembered books as far as they go; if that was not good enough, on loaded ones."""
-    if early and await _appended(connection, early, ahead):
-        return early
+    if early and await _appended(connection, early.decided, ahead, early.sent):
+        return early.decided
     wants = wants_of(commands)
     known = {} if early else warm.of(wants)
     if known:
@@ -68,7 +68,7 @@ async def _decide_and_append(
         if not decided.refuses and await _appended(connection, decided, ahead):
             return decided
     if early or known:
-        warm.forget([one.company_id for one in early.written] if early else known)
+        warm.forget([one.company_id for one in early.decided.written] if early else known)
     decided = await _load_and_decide(connection, commands, wants)
     await _append(connection, decided, ahead)
     return decided
@@ -89,25 +89,32 @@ async def _load(connection: Connection, wants: dict[UUID, Wants]) -> dict[UUID, 
     return books
 
 
-async def _append(connection: Connection, decided: Decided, ahead: Ahead | None = None) -> None:
+async def _append(
+    connection: Connection, decided: Decided, ahead: Ahead | None = None, sent: Awaitable[bool] | None = None
+) -> None:
     if decided.append is None:
         return
     point("ledger.before_append")
     if ahead:
-        ahead.start(decided.written)
+        ahead.start(decided)
     try:
-        await store.append(connection, decided.append)
+        if sent is None:
+            await store.append(connection, decided.append)
+        elif not await sent:
+            raise asyncpg.SerializationError("it could not be appended ahead")
     except BaseException:
         if ahead:
             ahead.drop()
         raise
 
 
-async def _appended(connection: Connection, decided: Decided, ahead: Ahead | None) -> bool:
+async def _appended(
+    connection: Connection, decided: Decided, ahead: Ahead | None, sent: Awaitable[bool] | None = None
+) -> bool:
     """Whether what was not decided on loaded books could be appended: somebody may have written to them since, or what
     is referred to is not there."""
     try:
-        await _append(connection, decided, ahead)
+        await _append(connection, decided, ahead, sent)
     except (asyncpg.SerializationError, asyncpg.ForeignKeyViolationError):
         return False
     return True

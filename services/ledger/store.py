@@ -73,17 +73,23 @@ def _load_statement(asked: set[str]) -> str:
     return " union all ".join([*parts, f"select * from load_charges{_WANTED}"])  # noqa: S608
 
 
+EventName = tuple[UUID, int, UUID]
+"""Company, first version and id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Append:
     """What is to be inserted, as it is sent."""
 
     statement: str
     arguments: list[Any]
+    events: list[EventName]
 
 
 def prepare(books: Iterable[Books], journal: Journal, events: list[dict[str, Any]]) -> Append:
     """Every row of a batch, and the books that are written to, as they were loaded."""
     payloads = [event.pop("payload") for event in events]
+    named = [(event["company_id"], event["first_version"], event["event_id"]) for event in events]
     rows: dict[str, list[dict[str, Any]]] = {**journal.rows, "event": events}
     rows["company_book"] = [
         {"company_id": one.company_id, "version": one.version, "writes": one.writes} for one in books
@@ -91,12 +97,17 @@ def prepare(books: Iterable[Books], journal: Journal, events: list[dict[str, Any
     # A posting by a person has no feed work, and need not call for it.
     work, statement = (FEED_WORK, APPEND_WITH_FEED_WORK) if any(rows.get(t) for t in FEED_WORK) else ((), APPEND)
     texts = [encode(rows[table]) if rows.get(table) else None for table in (*_BOOKS, *work)]
-    return Append(statement, [*texts[: len(_BOOKS)], payloads, *texts[len(_BOOKS) :]])
+    return Append(statement, [*texts[: len(_BOOKS)], payloads, *texts[len(_BOOKS) :]], named)
 
 
-async def append(connection: Connection, what: Append) -> None:
-    """Insert a batch. Raises SerializationError when some of the books were written since the load."""
-    await connection.execute(what.statement, *what.arguments)
+async def append(connection: Connection, what: Append, after: EventName | None = None) -> None:
+    """Insert a batch. Raises SerializationError when some of the books were written since the load; or, where it is
+    sent before the one `after` which it comes is committed, when the event of that one is not there in the end."""
+    statement, arguments = what.statement, what.arguments
+    if after:
+        places = ", ".join(f"${len(arguments) + place}" for place in (1, 2, 3))
+        statement, arguments = f"{statement}, appended_after({places})", [*arguments, *after]
+    await connection.execute(statement, *arguments)
 
 
 def encode(value: Any) -> str:

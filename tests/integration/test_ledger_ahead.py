@@ -33,10 +33,11 @@ async def _nothing(append: int) -> None:
 
 
 class Watch:
-    """Appends, and the batches that had been decided by then; what else happens before each append may be added."""
+    """Appends, the batches that had been decided by then, and those that had been appended by then; what else happens
+    before each append may be added."""
 
     def __init__(self) -> None:
-        self.appends = self.foreseen = 0
+        self.appends = self.foreseen = self.early = 0
         self.before: Interference | None = _nothing
 
 
@@ -46,7 +47,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     seen = Watch()
     append, take = store.append, Ahead.take
 
-    async def slow(connection: Any, what: Any) -> None:
+    async def slow(connection: Any, what: Any, after: Any = None) -> None:
+        if after:
+            await asyncio.sleep(2 * _SLOW)  # It comes when the one before has been appended, or refused.
+            await append(connection, what, after)
+            seen.early += 1
+            return
         before, seen.before = seen.before, None
         if before and not connection.is_in_transaction():  # Under the company's lock nobody can come between.
             seen.appends += 1
@@ -94,6 +100,7 @@ async def test_each_piece_sees_what_those_before_it_did(
     body = [paid(account, f"ICN-{place}", 6_000) for place, account in enumerate(accounts)]
     feed = await remit(company, check(*body, trace="TWICE"))
     assert watch.foreseen >= len(accounts) - 3, "few were decided ahead: this test tests nothing"
+    assert watch.early >= 2, "few were appended ahead: this test tests nothing"
 
     monkeypatch.setattr(Ahead, "start", lambda self, appended: None)
     foreseen = watch.foreseen
@@ -165,7 +172,7 @@ async def test_an_append_that_fails_takes_what_was_decided_on_it_along(
     failed: list[int] = []
 
     async def refused(append: int) -> None:
-        if append in (3, 4):
+        if append in (2, 4):
             failed.append(append)
             raise asyncpg.SerializationError("the books were written meanwhile")
 
@@ -173,6 +180,35 @@ async def test_an_append_that_fails_takes_what_was_decided_on_it_along(
     feed = await remit(company, check(*(claim(name, service(), icn=name) for name in "ABCDEF")))
     assert (len(failed), feed["posted"], feed["exceptions"]) == (2, 1, 0)
     assert (await company.sums())["applied_cents"] == 6 * 8_000
+    await true(company)
+
+
+async def test_who_comes_between_finds_what_was_appended_ahead(
+    watch: Watch, company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person posts while the next piece is on its way: both are posted, and its turn comes as a repetition."""
+    names = "ABCDEFGH"
+    charges = [await charge_of(company, name) for name in names]
+    ledger, posts = company.stack.ledger, list[asyncio.Task[Any]]()
+    patient_id = UUID(charges[0]["patient_id"])
+    receipt = posting.check(company, 5_000, location_id=company.locations[0], patient_id=patient_id)
+    take, between = Ahead.take, 0
+
+    async def taken(self: Ahead, commands: Any) -> Any:
+        nonlocal between
+        between += bool(self._sent) and not isinstance(commands[0].act, ApplyRemittance)
+        if self._sent and len(posts) < 3:
+            posts.append(asyncio.create_task(ledger.post(posting.command(company, receipt))))
+        return await take(self, commands)
+
+    monkeypatch.setattr(Ahead, "take", taken)
+    feed = await remit(company, check(*(claim(name, service(), icn=name) for name in names)))
+    for post in posts:
+        (await post).unwrap()
+    assert (len(posts), between > 0) == (3, True), "nobody came between: this test tests nothing"
+    assert (feed["posted"], feed["exceptions"]) == (1, 0)
+    sums = await company.sums()
+    assert (sums["applied_cents"], sums["payments"]) == (len(names) * 8_000, 4)
     await true(company)
 
 
@@ -203,5 +239,7 @@ async def test_what_was_not_appended_is_not_built_on(
             patch.setattr(store, "append", refused)
             with pytest.raises(asyncpg.SerializationError):
                 await post_batch(pool, [receipt], ahead=ahead)
-    assert (await ahead.take([rest]) is not None) == appended
+    early = await ahead.take([rest])
+    assert (early is not None) == appended
+    assert early is None or early.sent is None, "nobody knows yet whether the receipt goes on"
     assert await ahead.take([rest]) is None
