@@ -166,7 +166,8 @@ def _is_repeated(books: Books, payment: Payment, match: Match, key: str) -> bool
     """Whether other payments have brought the line, and it stands. Within one payment a payer may use the same numbers
     for different claims. Across payments one who keeps his number pays again what he took back, and takes that back
     again: a line may come once more than its reversal, and its reversal as often as the line."""
-    before = len(books.applied_lines.get(key, set()) - {payment.payment_id})
+    payments = books.applied_lines.get(key)
+    before = len(payments - {payment.payment_id}) if payments else 0
     if not before:
         return False
     across = sum(len(books.applied_lines.get(other, ())) for other in counterparts(match.claim, match.line.ordinal))
@@ -179,8 +180,11 @@ def _apply_line(draft: Draft, payment: Payment, match: Match, misses: list[Miss]
     books, charge, payer_id = draft.books, match.charge, payment.words.payer_id
     apply_cents(draft, payment, charge.charge_id, match.line.paid_cents)
     rows = with_groups(books, payer_id, match, to_post(match))
-    fit = _fit_together(charge, rows) if len(rows) > 1 else None
-    for group, reason, cents in sorted(rows, key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0):
+    fit = None
+    if len(rows) > 1:
+        fit = _fit_together(charge, rows)
+        rows.sort(key=lambda row: 2 if row[0] == TO_PATIENT else row[2] > 0)
+    for group, reason, cents in rows:
         numbers: dict[str, Any] = {"group_code": group, "reason_code": reason, "adjustment_cents": cents}
         refusal = adjustment_refusal(charge, group, reason, cents, fit)
         if refusal:
